@@ -179,7 +179,10 @@ func TestRandomProfilesAgainstReference(t *testing.T) {
 // FuzzCompile takes any JSON for a profile. What compiles must be a program the
 // kernel accepts: forward jumps, in bounds, an answer at every end.
 func FuzzCompile(f *testing.F) {
-	for _, p := range []*specs.LinuxSeccomp{mobyProfile(f), randomProfile(rand.New(rand.NewPCG(1, 1)), false)} {
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 5 { // small ones: the fuzzer is slow with a whole default profile
+		p := randomProfile(r, false)
+		p.Syscalls = p.Syscalls[:min(4, len(p.Syscalls))]
 		b, err := json.Marshal(p)
 		if err != nil {
 			f.Fatal(err)
