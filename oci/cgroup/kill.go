@@ -68,7 +68,7 @@ func gone(err error) bool {
 // members are signalled, so that nothing forks away. The group ends up thawed.
 func (g *Group) Kill(ctx context.Context) error {
 	for wait := time.Duration(0); ; wait = min(2*wait+250*time.Microsecond, 20*time.Millisecond) {
-		left, err := g.killOnce()
+		left, err := killOnce(g)
 		if err != nil {
 			return fmt.Errorf("kill cgroup %s: %w", g.path, err)
 		}
@@ -82,7 +82,7 @@ func (g *Group) Kill(ctx context.Context) error {
 }
 
 // killOnce kills what it sees and reports how many that were.
-func (g *Group) killOnce() (int, error) {
+func killOnce(g *Group) (int, error) {
 	if d := g.dir(unifiedName); d != nil && d.own {
 		// Missing on old kernels, and then the signals below do it.
 		_ = writeFile(d.path+"/cgroup.kill", "1")

@@ -34,7 +34,7 @@ func TestKillWithoutUnified(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if _, err := g.mkdirs(); err != nil {
+	if _, err := mkdirs(g); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {

@@ -164,6 +164,11 @@ func (p *planner) memoryV1(m *Memory) {
 	if !above && swap != nil {
 		p.swapV1(*swap, counted)
 	}
+	p.memoryRestV1(m)
+}
+
+// memoryRestV1 is what has no order.
+func (p *planner) memoryRestV1(m *Memory) {
 	if m.Reservation != nil {
 		p.put("memory", "memory.soft_limit_in_bytes", strconv.FormatInt(max(*m.Reservation, -1), 10))
 	}

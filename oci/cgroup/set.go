@@ -20,15 +20,15 @@ func (g *Group) Set(r *Resources) error {
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
 	}
-	undo, err := g.apply(writes)
+	undo, err := apply(g, writes)
 	if err == nil && r.Devices != nil {
-		err = g.devices(r.Devices)
+		err = setDevices(g, r.Devices)
 	}
 	if err == nil {
-		err = g.tellSystemd(r)
+		err = tellSystemd(g, r)
 	}
 	if err != nil {
-		return fmt.Errorf("limit cgroup %s: %w", g.path, errors.Join(err, g.restore(undo)))
+		return fmt.Errorf("limit cgroup %s: %w", g.path, errors.Join(err, restore(g, undo)))
 	}
 	g.fresh = false
 	return nil
@@ -50,7 +50,7 @@ func (g *Group) read(controller, file string) string {
 
 // apply does the writes in order and returns how to undo those it did, last
 // first. What a fresh group held before interests nobody.
-func (g *Group) apply(writes []write) (undo []write, err error) {
+func apply(g *Group, writes []write) (undo []write, err error) {
 	for _, w := range writes {
 		d := g.dir(w.controller)
 		if d == nil {
@@ -60,7 +60,7 @@ func (g *Group) apply(writes []write) (undo []write, err error) {
 			return undo, fmt.Errorf("%s = %q: controller %s is not mounted: %w", w.file, w.value, w.controller, errors.ErrUnsupported)
 		}
 		if d.v2 && w.controller != unifiedName {
-			if err := g.enable(d, w.controller); err != nil && !w.optional {
+			if err := enable(d, w.controller); err != nil && !w.optional {
 				return undo, err
 			}
 		}
@@ -83,7 +83,7 @@ func (g *Group) apply(writes []write) (undo []write, err error) {
 	return undo, nil
 }
 
-func (g *Group) restore(undo []write) error {
+func restore(g *Group, undo []write) error {
 	var errs []error
 	for _, w := range undo {
 		if d := g.dir(w.controller); d != nil {
