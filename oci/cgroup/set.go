@@ -10,7 +10,9 @@ import (
 
 // Set writes the limits in r. It is transactional: when the kernel refuses one,
 // those already written get their old values back and the error names the file.
-// Device rules come last. A frozen group can be Set.
+// Device rules come last. Of a group that was created a moment ago and never Set
+// there is nothing worth restoring: it is to be removed. A frozen group can be
+// Set.
 func (g *Group) Set(r *Resources) error {
 	if r == nil {
 		return nil
@@ -59,7 +61,10 @@ func apply(g *Group, writes []write) (undo []write, err error) {
 			}
 			return undo, fmt.Errorf("%s = %q: controller %s is not mounted: %w", w.file, w.value, w.controller, errors.ErrUnsupported)
 		}
-		if d.v2 && w.controller != unifiedName {
+		// Not for the sake of an option in hybrid mode, where nobody has turned
+		// on controllers of the cgroup2 tree, and doing so would forbid
+		// processes beside groups (cgroup-v2, "No Internal Process Constraint").
+		if d.v2 && w.controller != unifiedName && !(w.optional && g.lay.mode == Hybrid) {
 			if err := enable(d, w.controller); err != nil && !w.optional {
 				return undo, err
 			}

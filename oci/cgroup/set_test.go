@@ -83,8 +83,12 @@ func TestSetIsTransactional(t *testing.T) {
 
 func TestSetRefusals(t *testing.T) {
 	t.Parallel()
-	g := newGroup(t)
+	other := newGroup(t)
 	mode, _ := cgroup.Detect()
+	if mode == cgroup.Hybrid {
+		keepControllers(t, strings.TrimSuffix(other.Dirs()[""], other.Path()))
+	}
+	g := newGroup(t)
 	if mode == cgroup.Hybrid {
 		err := g.Set(&cgroup.Resources{Unified: map[string]string{"hugetlb.3MB.max": "0"}})
 		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "hugetlb.3MB.max") {
@@ -99,6 +103,26 @@ func TestSetRefusals(t *testing.T) {
 	if !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("limit below usage: %v", err)
 	}
+}
+
+// keepControllers turns off afterwards what a test turns on in a cgroup2 root.
+func keepControllers(t *testing.T, root string) {
+	t.Helper()
+	file := root + "/cgroup.subtree_control"
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		after, _ := os.ReadFile(file)
+		for c := range strings.FieldsSeq(string(after)) {
+			if !strings.Contains(" "+string(before), " "+c) {
+				if err := os.WriteFile(file, []byte("-"+c), 0); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
 }
 
 func TestDevices(t *testing.T) {

@@ -114,7 +114,7 @@ func BenchmarkCreateRemove(b *testing.B) {
 	}
 }
 
-func BenchmarkSetFresh(b *testing.B) {
+func BenchmarkSet(b *testing.B) {
 	g := newGroup(b)
 	r := &cgroup.Resources{
 		CPU:    &cgroup.CPU{Shares: ptr[uint64](100), Quota: ptr[int64](50000), Period: ptr[uint64](100000)},
@@ -125,5 +125,28 @@ func BenchmarkSetFresh(b *testing.B) {
 		if err := g.Set(r); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkKill is the time from Kill to an empty group of two processes.
+func BenchmarkKill(b *testing.B) {
+	g := newGroup(b)
+	for b.Loop() {
+		b.StopTimer()
+		sub, err := g.Sub("x")
+		if err != nil {
+			b.Fatal(err)
+		}
+		c := spawn(b, sub, "sleep 1000; :")
+		b.StartTimer()
+		if err := sub.Kill(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		_ = c.Wait()
+		if err := sub.Remove(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }
