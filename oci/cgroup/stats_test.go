@@ -127,26 +127,3 @@ func BenchmarkSet(b *testing.B) {
 		}
 	}
 }
-
-// BenchmarkKill is the time from Kill to an empty group of two processes.
-func BenchmarkKill(b *testing.B) {
-	g := newGroup(b)
-	for b.Loop() {
-		b.StopTimer()
-		sub, err := g.Sub("x")
-		if err != nil {
-			b.Fatal(err)
-		}
-		c := spawn(b, sub, "sleep 1000; :")
-		b.StartTimer()
-		if err := sub.Kill(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		_ = c.Wait()
-		if err := sub.Remove(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-	}
-}
