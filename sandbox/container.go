@@ -144,7 +144,7 @@ func endOf(e wire.Exit) containerView {
 func (c *Container) Status(verbose bool) (*rt.ContainerStatusResponse, error) {
 	resp := &rt.ContainerStatusResponse{Status: c.status()}
 	if verbose {
-		resp.Info = c.info()
+		resp.Info = containerInfo(c)
 	}
 	return resp, nil
 }
@@ -221,7 +221,7 @@ func (c *Container) ended(e wire.Exit) {
 		return
 	}
 	c.pod.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, c.id)
-	c.release()
+	footprint{c}.release()
 }
 
 // fail records that the container can't run any more for a reason that no exit record tells.
@@ -234,6 +234,6 @@ func (c *Container) fail(end containerView, alter func(*containerRecord)) {
 	}
 	if c.finish(end) {
 		c.pod.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, c.id)
-		c.release()
+		footprint{c}.release()
 	}
 }

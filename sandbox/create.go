@@ -52,8 +52,9 @@ func (p *Pod) Create(ctx context.Context, cc *rt.ContainerConfig) (string, error
 		}
 		rec := containerRecord{ID: newID(), Pod: p.id, CreatedAt: time.Now().UnixNano(), Config: raw}
 		c := newContainer(p, rec, cc)
-		if err := (&creation{c: c}).run(ctx, op); err != nil {
-			c.abandon(err)
+		k := &creation{c: c}
+		if err := k.run(ctx, op); err != nil {
+			k.abandon(err)
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 		p.m.update(func(x *index) { x.addContainer(c) })
@@ -65,10 +66,11 @@ func (p *Pod) Create(ctx context.Context, cc *rt.ContainerConfig) (string, error
 }
 
 // abandon removes a container that could not be made. It was never visible.
-func (c *Container) abandon(cause error) {
+func (k *creation) abandon(cause error) {
+	c := k.c
 	ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
 	defer cancel()
-	if err := c.clear(ctx); err != nil {
+	if err := (footprint{c}).clear(ctx); err != nil {
 		c.m.opt.Log.Warn("container is left half made; the next start removes it", "container", c.id, "cause", cause, "err", err)
 	}
 }
@@ -257,7 +259,7 @@ func (k *creation) paths() (compile.Paths, error) {
 	case rt.NamespaceMode_CONTAINER:
 		paths.PIDNew = true
 	case rt.NamespaceMode_TARGET:
-		if paths.PID, err = p.targetPID(mode.GetTargetId()); err != nil {
+		if paths.PID, err = targetPID(p, mode.GetTargetId()); err != nil {
 			return paths, err
 		}
 	case rt.NamespaceMode_POD:
@@ -267,7 +269,7 @@ func (k *creation) paths() (compile.Paths, error) {
 }
 
 // targetPID finds the PID namespace of the container that a TARGET mode names: it must run in the same pod.
-func (p *Pod) targetPID(id string) (string, error) {
+func targetPID(p *Pod, id string) (string, error) {
 	t, err := p.m.Container(id)
 	if err != nil {
 		return "", fmt.Errorf("namespace target: %w", err)
@@ -313,7 +315,7 @@ func (k *creation) write(spec *specs.Spec) error {
 func (k *creation) spawn() wire.Spawn {
 	c, p := k.c, k.c.pod
 	s := wire.Spawn{
-		ID: c.id, Dir: c.dir(), PidFile: c.pidFile(), TTY: c.cfg.GetTty(), Log: c.rec.LogPath, LogMax: p.m.opt.LogLineMax,
+		ID: c.id, Dir: c.dir(), PidFile: footprint{c}.pidFile(), TTY: c.cfg.GetTty(), Log: c.rec.LogPath, LogMax: p.m.opt.LogLineMax,
 		Stdin: c.cfg.GetStdin(), StdinOnce: c.cfg.GetStdinOnce(), ExitFile: filepath.Join(c.dir(), "exit.json"),
 		Timeout: int64(runtimeTimeout / time.Millisecond), Env: runtimeEnv(),
 	}
@@ -332,7 +334,10 @@ func (k *creation) spawn() wire.Spawn {
 	return s
 }
 
-func (c *Container) pidFile() string { return filepath.Join(c.pod.state(), c.id+".pid") }
+func (f footprint) pidFile() string {
+	c := f.c
+	return filepath.Join(c.pod.state(), c.id+".pid")
+}
 
 // mountSources makes the host side of mounts exist: a missing host path is made a directory, as both other runtimes
 // do and users of hostPath volumes rely on. Anonymous volumes of the image get a directory of the container's own.

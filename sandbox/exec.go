@@ -67,7 +67,7 @@ func (c *Container) ExecSync(ctx context.Context, cmd []string, timeout time.Dur
 		return nil, err
 	}
 	defer io.closeOurs()
-	p, err := c.launch(ctx, cmd, false, io.theirs)
+	p, err := execution{c}.launch(ctx, cmd, false, io.theirs)
 	io.closeTheirs()
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w%s", short(c.id), err, io.said())
@@ -116,8 +116,12 @@ func collect(r io.Reader, room *budget) <-chan []byte {
 	return out
 }
 
+// execution is the running of further processes in a container.
+type execution struct{ c *Container }
+
 // launch starts a process in the container with stdio as its standard streams (nil: /dev/null), or with a terminal.
-func (c *Container) launch(ctx context.Context, cmd []string, tty bool, stdio [3]*os.File) (*process, error) {
+func (x execution) launch(ctx context.Context, cmd []string, tty bool, stdio [3]*os.File) (*process, error) {
+	c := x.c
 	if err := c.running(); err != nil {
 		return nil, err
 	}
@@ -125,7 +129,7 @@ func (c *Container) launch(ctx context.Context, cmd []string, tty bool, stdio [3
 	if err != nil {
 		return nil, err
 	}
-	spec, err := c.execProcess(cmd, tty)
+	spec, err := x.document(cmd, tty)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +144,7 @@ func (c *Container) launch(ctx context.Context, cmd []string, tty bool, stdio [3
 			stdio[i] = null
 		}
 	}
-	p, err := c.newProcess()
+	p, err := x.newProcess()
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +160,9 @@ func (c *Container) launch(ctx context.Context, cmd []string, tty bool, stdio [3
 }
 
 // newProcess takes a number for an exec and makes its cgroup.
-func (c *Container) newProcess() (*process, error) {
-	g, err := c.cgroup()
+func (x execution) newProcess() (*process, error) {
+	c := x.c
+	g, err := footprint{c}.cgroup()
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
@@ -199,9 +204,10 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	return nil
 }
 
-// execProcess is the process document of an exec: the container's own process with another command, in a file that
+// document is the process document of an exec: the container's own process with another command, in a file that
 // lives in memory only. The caller closes it.
-func (c *Container) execProcess(cmd []string, tty bool) (*os.File, error) {
+func (x execution) document(cmd []string, tty bool) (*os.File, error) {
+	c := x.c
 	if len(cmd) == 0 || cmd[0] == "" {
 		return nil, fmt.Errorf("cmd is empty: %w", fs.ErrInvalid)
 	}
@@ -273,9 +279,9 @@ func (c *Container) Exec(ctx context.Context, r ExecRequest) (int, error) {
 	var code int
 	var err error
 	if r.TTY {
-		code, err = c.execTTY(ctx, r)
+		code, err = execution{c}.tty(ctx, r)
 	} else {
-		code, err = c.execPipes(ctx, r)
+		code, err = execution{c}.pipes(ctx, r)
 	}
 	if err != nil {
 		return code, fmt.Errorf("exec in container %s: %w", short(c.id), err)
@@ -283,8 +289,8 @@ func (c *Container) Exec(ctx context.Context, r ExecRequest) (int, error) {
 	return code, nil
 }
 
-func (c *Container) execTTY(ctx context.Context, r ExecRequest) (int, error) {
-	p, err := c.launch(ctx, r.Cmd, true, [3]*os.File{})
+func (x execution) tty(ctx context.Context, r ExecRequest) (int, error) {
+	p, err := x.launch(ctx, r.Cmd, true, [3]*os.File{})
 	if err != nil {
 		return 0, err
 	}

@@ -33,8 +33,8 @@ func (p *Pod) emit(kind rt.ContainerEventType, id string) {
 	p.m.events.publish(e)
 }
 
-// info is the verbose part of a pod's status: JSON for people and for crictl.
-func (p *Pod) info() map[string]string {
+// podInfo is the verbose part of a pod's status: JSON for people and for crictl.
+func podInfo(p *Pod) map[string]string {
 	pid := 0
 	if mon := p.sup.mon.Load(); mon != nil {
 		pid = mon.Pid()
@@ -47,8 +47,8 @@ func (p *Pod) info() map[string]string {
 	})
 }
 
-// info is the verbose part of a container's status.
-func (c *Container) info() map[string]string {
+// containerInfo is the verbose part of a container's status.
+func containerInfo(c *Container) map[string]string {
 	v := c.view.Load()
 	var spec json.RawMessage
 	if b, err := os.ReadFile(filepath.Join(c.dir(), "config.json")); err == nil {
@@ -86,7 +86,7 @@ func (p *Pod) Dial(ctx context.Context, port int32) (net.Conn, error) {
 	}
 	var first error
 	for _, host := range []string{"127.0.0.1", "::1"} {
-		conn, err := p.dial(ctx, net.JoinHostPort(host, strconv.Itoa(int(port))))
+		conn, err := dial(ctx, p.netns(), net.JoinHostPort(host, strconv.Itoa(int(port))))
 		if err == nil {
 			return conn, nil
 		}
@@ -97,9 +97,9 @@ func (p *Pod) Dial(ctx context.Context, port int32) (net.Conn, error) {
 	return nil, fmt.Errorf("port-forward: pod %s port %d: %w", short(p.id), port, first)
 }
 
-func (p *Pod) dial(ctx context.Context, addr string) (net.Conn, error) {
-	if path := p.netns(); path != "" {
-		return ns.Dial(ctx, path, "tcp", addr)
+func dial(ctx context.Context, netns, addr string) (net.Conn, error) {
+	if netns != "" {
+		return ns.Dial(ctx, netns, "tcp", addr)
 	}
 	return new(net.Dialer).DialContext(ctx, "tcp", addr)
 }

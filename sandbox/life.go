@@ -32,7 +32,7 @@ func (c *Container) Start(ctx context.Context) error {
 		}
 		defer leave()
 		op.at("run " + c.pod.handler.Name + " start")
-		if err := c.start(ctx); err != nil {
+		if err := start(ctx, c); err != nil {
 			return "", fmt.Errorf("start container %s: %w", short(c.id), err)
 		}
 		return c.id, nil
@@ -40,7 +40,7 @@ func (c *Container) Start(ctx context.Context) error {
 	return err
 }
 
-func (c *Container) start(ctx context.Context) error {
+func start(ctx context.Context, c *Container) error {
 	if c.view.Load().state() != rt.ContainerState_CONTAINER_CREATED {
 		return ErrNotCreated
 	}
@@ -79,7 +79,7 @@ func checkTarget(c *Container) error {
 	if opt.GetPid() != rt.NamespaceMode_TARGET {
 		return nil
 	}
-	_, err := c.pod.targetPID(opt.GetTargetId())
+	_, err := targetPID(c.pod, opt.GetTargetId())
 	return err
 }
 
@@ -126,7 +126,7 @@ func (c *Container) signalOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g, err := c.cgroup(); err == nil {
+	if g, err := (footprint{c}).cgroup(); err == nil {
 		// A frozen container would never see the signal.
 		if frozen, err := g.Frozen(); err == nil && frozen {
 			g.Thaw()
@@ -141,7 +141,7 @@ func (c *Container) signalOnce(ctx context.Context) error {
 
 // kill ends everything in the container and waits until it is gone or ctx ends.
 func (c *Container) kill(ctx context.Context) error {
-	if err := c.killGroup(ctx); err != nil {
+	if err := (footprint{c}).killGroup(ctx); err != nil {
 		return err
 	}
 	select {
@@ -152,10 +152,14 @@ func (c *Container) kill(ctx context.Context) error {
 	}
 }
 
+// footprint is what a container has in the kernel and with its runtime: cgroup, processes, state.
+type footprint struct{ c *Container }
+
 // killGroup kills by cgroup, which reaches every process also where the PID namespace is shared, and the init by its
 // parent in case it left the cgroup.
-func (c *Container) killGroup(ctx context.Context) error {
-	g, err := c.cgroup()
+func (f footprint) killGroup(ctx context.Context) error {
+	c := f.c
+	g, err := f.cgroup()
 	if err == nil {
 		err = g.Kill(ctx)
 	}
@@ -171,7 +175,8 @@ func (c *Container) killGroup(ctx context.Context) error {
 }
 
 // cgroup opens the container's cgroup, once.
-func (c *Container) cgroup() (*cgroup.Group, error) {
+func (f footprint) cgroup() (*cgroup.Group, error) {
+	c := f.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.group != nil {
@@ -187,22 +192,24 @@ func (c *Container) cgroup() (*cgroup.Group, error) {
 
 // release gives back what only a living container needs: its cgroup and the runtime's state. It runs in the
 // background; Remove does the same again, and what is gone already is no error.
-func (c *Container) release() {
+func (f footprint) release() {
+	c := f.c
 	c.m.bg.Add(1)
 	// ends when its budget is used up at the latest.
 	go func() {
 		defer c.m.bg.Done()
 		ctx, cancel := context.WithTimeout(context.Background(), clearBudget)
 		defer cancel()
-		if err := c.giveBack(ctx); err != nil {
+		if err := f.giveBack(ctx); err != nil {
 			c.m.opt.Log.Warn("ended container keeps resources until it is removed", "container", c.id, "err", err)
 		}
 	}()
 }
 
 // giveBack removes the runtime's state and the cgroup of an ended container. Idempotent.
-func (c *Container) giveBack(ctx context.Context) error {
-	g, err := c.cgroup()
+func (f footprint) giveBack(ctx context.Context) error {
+	c := f.c
+	g, err := f.cgroup()
 	switch {
 	case err == nil:
 		if err := g.Kill(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -220,7 +227,7 @@ func (c *Container) giveBack(ctx context.Context) error {
 		}
 		g.Close()
 	}
-	err = os.Remove(c.pidFile())
+	err = os.Remove(f.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -235,7 +242,7 @@ func (c *Container) Remove(ctx context.Context) error {
 			return "", fmt.Errorf("remove container %s: %w", short(c.id), err)
 		}
 		op.at("clear")
-		if err := c.clear(ctx); err != nil {
+		if err := (footprint{c}).clear(ctx); err != nil {
 			return "", fmt.Errorf("remove container %s: %w", short(c.id), err)
 		}
 		c.pod.emit(rt.ContainerEventType_CONTAINER_DELETED_EVENT, c.id)
@@ -246,12 +253,13 @@ func (c *Container) Remove(ctx context.Context) error {
 }
 
 // clear gives back everything the container has, from whatever state it is in. Idempotent.
-func (c *Container) clear(ctx context.Context) error {
+func (f footprint) clear(ctx context.Context) error {
+	c := f.c
 	if c.rec.CgroupsPath != "" {
-		if err := c.killGroup(ctx); err != nil {
+		if err := f.killGroup(ctx); err != nil {
 			return err
 		}
-		if err := c.giveBack(ctx); err != nil {
+		if err := f.giveBack(ctx); err != nil {
 			return err
 		}
 	}

@@ -65,6 +65,14 @@ func (c podConfig) hostNetwork() bool { return c.options().GetNetwork() == rt.Na
 
 func (c podConfig) hostIPC() bool { return c.options().GetIpc() == rt.NamespaceMode_NODE }
 
+// hostname is the name the pod's containers see (CRI PodSandboxConfig.hostname).
+func (c podConfig) hostname(host string) string {
+	if name := c.GetHostname(); name != "" && !c.hostNetwork() {
+		return name
+	}
+	return host
+}
+
 // userNS reports whether the pod has a user namespace of its own. The zero value of the mode says POD: only a request
 // that has the options at all means it.
 func (c podConfig) userNS() bool {
@@ -125,7 +133,7 @@ func (p *Pod) Status(verbose bool) (*rt.PodSandboxStatusResponse, error) {
 	}
 	resp.Timestamp = now
 	if verbose {
-		resp.Info = p.info()
+		resp.Info = podInfo(p)
 	}
 	return resp, nil
 }

@@ -50,8 +50,9 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 		}
 		rec := podRecord{ID: newID(), Boot: m.boot, CreatedAt: time.Now().UnixNano(), Handler: handler, Config: raw}
 		p := newPod(m, rec, cfg, h)
-		if err := (building{p}).run(ctx, op); err != nil {
-			p.abandon(err)
+		b := building{p}
+		if err := b.run(ctx, op); err != nil {
+			b.abandon(err)
 			return "", fmt.Errorf("run pod %s: %w", key, err)
 		}
 		m.update(func(x *index) { x.addPod(p) })
@@ -63,7 +64,8 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 
 // abandon removes a pod that could not be built. What can't be removed stays visible as not ready, so that its
 // client raises the attempt and comes back to remove it.
-func (p *Pod) abandon(cause error) {
+func (b building) abandon(cause error) {
+	p := b.p
 	ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 	defer cancel()
 	err := p.clear(ctx)
@@ -143,7 +145,7 @@ func (b building) prepare() error {
 // writeFiles makes hostname, resolv.conf and hosts, owned by the pod's root.
 func (b building) writeFiles() error {
 	p := b.p
-	hostname := p.hostname()
+	hostname := p.cfg.hostname(p.m.host.compile.Hostname)
 	var resolvConf, hosts []byte
 	if p.cfg.GetDnsConfig() == nil {
 		b, err := os.ReadFile("/etc/resolv.conf")
@@ -175,19 +177,8 @@ func (b building) writeFiles() error {
 	return nil
 }
 
-// hostname is the name the pod's containers see (CRI PodSandboxConfig.hostname).
-func (p *Pod) hostname() string {
-	switch name := p.cfg.GetHostname(); {
-	case p.cfg.hostNetwork():
-		return p.m.host.compile.Hostname
-	case name != "":
-		return name
-	}
-	return p.m.host.compile.Hostname
-}
-
-func (p *Pod) driver() cgroup.Driver {
-	if p.m.opt.SystemdCgroup {
+func (m *Manager) driver() cgroup.Driver {
+	if m.opt.SystemdCgroup {
 		return "systemd"
 	}
 	return "cgroupfs"
@@ -199,7 +190,7 @@ func (b building) makeCgroup() error {
 	if p.m.opt.SystemdCgroup {
 		return nil
 	}
-	_, err := cgroup.Create(p.rec.Parent, p.driver())
+	_, err := cgroup.Create(p.rec.Parent, p.m.driver())
 	return err
 }
 

@@ -81,7 +81,7 @@ func (p *Pod) killContainers(ctx context.Context) error {
 // clear gives back everything the pod has but its record and its ended containers, from whatever state it is in:
 // monitor and whatever it still has below it, network, namespaces, cgroup. Idempotent; what is gone is no error.
 func (p *Pod) clear(ctx context.Context) error {
-	if err := p.clearMonitor(ctx); err != nil {
+	if err := endMonitor(ctx, p); err != nil {
 		return fmt.Errorf("end monitor: %w", err)
 	}
 	netns := p.netns()
@@ -94,14 +94,14 @@ func (p *Pod) clear(ctx context.Context) error {
 	if err := ns.Unpin(p.nsDir(), p.m.netnsPath(p.id)); err != nil {
 		return fmt.Errorf("unpin namespaces: %w", err)
 	}
-	if err := p.clearCgroup(ctx); err != nil {
+	if err := clearCgroup(ctx, p); err != nil {
 		return fmt.Errorf("remove pod cgroup: %w", err)
 	}
 	return os.RemoveAll(p.state())
 }
 
 // clearMonitor ends the monitor and, through it, whatever of the pod still runs.
-func (p *Pod) clearMonitor(ctx context.Context) error {
+func endMonitor(ctx context.Context, p *Pod) error {
 	mon := p.sup.sup.mon.Load()
 	if mon == nil {
 		var err error
@@ -124,7 +124,7 @@ func (p *Pod) clearMonitor(ctx context.Context) error {
 }
 
 // clearCgroup removes the pod's cgroup if it is ours. A parent that others gave is theirs to remove.
-func (p *Pod) clearCgroup(ctx context.Context) error {
+func clearCgroup(ctx context.Context, p *Pod) error {
 	if !p.rec.OwnParent || p.m.opt.SystemdCgroup {
 		return nil
 	}
@@ -214,7 +214,7 @@ func (c *Container) bury(ctx context.Context) {
 	if c.view.Load().ended {
 		return
 	}
-	if err := c.killGroup(ctx); err != nil {
+	if err := (footprint{c}).killGroup(ctx); err != nil {
 		c.m.opt.Log.Warn("container of a dead monitor not killed", "container", c.id, "err", err)
 	}
 	end := containerView{code: exitUnknown, reason: "Unknown", message: "the pod's monitor died: how the container ended is not known"}

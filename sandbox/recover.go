@@ -103,23 +103,23 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	}
 	if err != nil {
 		p := newPod(m, podRecord{ID: id, Boot: m.boot}, &rt.PodSandboxConfig{}, m.opt.Handlers[0])
-		return errors.Join(err, p.discard(ctx))
+		return errors.Join(err, recovery{p}.discard(ctx))
 	}
 	cfg, err := decodePodConfig(rec.Config)
 	if err != nil {
 		p := newPod(m, rec, &rt.PodSandboxConfig{}, m.opt.Handlers[0])
-		return errors.Join(err, p.discard(ctx))
+		return errors.Join(err, recovery{p}.discard(ctx))
 	}
 	p := newPod(m, rec, cfg, m.handlerOrGone(rec.Handler))
 	if !rec.Ready && !rec.Stopped {
-		return p.discard(ctx) // building was cut short: nobody was given its id
+		return recovery{p}.discard(ctx) // building was cut short: nobody was given its id
 	}
-	p.connect(ctx)
-	if err := p.recoverContainers(ctx); err != nil {
+	recovery{p}.connect(ctx)
+	if err := (recovery{p}).containers(ctx); err != nil {
 		m.opt.Log.Warn("containers not recovered", "pod", id, "err", err)
 	}
 	m.update(func(x *index) { x.addPod(p) })
-	p.settle(ctx)
+	recovery{p}.settle(ctx)
 	return nil
 }
 
@@ -133,14 +133,18 @@ func (m *Manager) handlerOrGone(name string) oci.Handler {
 	return h
 }
 
+// recovery brings one pod back.
+type recovery struct{ p *Pod }
+
 // discard removes a pod that nobody knows of, containers included.
-func (p *Pod) discard(ctx context.Context) error {
+func (r recovery) discard(ctx context.Context) error {
+	p := r.p
 	p.closing = true
 	ctx, cancel := context.WithTimeout(ctx, clearBudget)
 	defer cancel()
-	errs := []error{p.recoverContainers(ctx)}
+	errs := []error{r.containers(ctx)}
 	for _, c := range p.m.index.Load().containersOf(p) {
-		errs = append(errs, c.clear(ctx))
+		errs = append(errs, footprint{c}.clear(ctx))
 		p.m.update(func(x *index) { x.dropContainer(c) })
 	}
 	errs = append(errs, p.clear(ctx), os.RemoveAll(p.dir()))
@@ -148,7 +152,8 @@ func (p *Pod) discard(ctx context.Context) error {
 }
 
 // connect dials the monitor of a pod that was ready in this boot.
-func (p *Pod) connect(ctx context.Context) {
+func (r recovery) connect(ctx context.Context) {
+	p := r.p
 	if !p.rec.Ready || p.rec.Boot != p.m.boot {
 		return
 	}
@@ -163,7 +168,8 @@ func (p *Pod) connect(ctx context.Context) {
 }
 
 // settle decides what the pod is now: ready only with a living monitor and its namespaces in place.
-func (p *Pod) settle(ctx context.Context) {
+func (r recovery) settle(ctx context.Context) {
+	p := r.p
 	if !p.rec.Ready {
 		return
 	}
@@ -180,7 +186,8 @@ func (p *Pod) settle(ctx context.Context) {
 }
 
 // recoverContainers makes the pod's containers known, or removes the half-made ones.
-func (p *Pod) recoverContainers(ctx context.Context) error {
+func (r recovery) containers(ctx context.Context) error {
+	p := r.p
 	entries, err := os.ReadDir(filepath.Join(p.dir(), "c"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -202,12 +209,13 @@ func (p *Pod) recoverContainers(ctx context.Context) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, p.recoverContainer(ctx, e.Name(), alive))
+		errs = append(errs, r.container(ctx, e.Name(), alive))
 	}
 	return errors.Join(errs...)
 }
 
-func (p *Pod) recoverContainer(ctx context.Context, id string, alive map[string]wire.Process) error {
+func (r recovery) container(ctx context.Context, id string, alive map[string]wire.Process) error {
+	p := r.p
 	if !validID(id) {
 		return fmt.Errorf("%q is not a container's directory: %w", id, fs.ErrInvalid)
 	}
@@ -226,17 +234,17 @@ func (p *Pod) recoverContainer(ctx context.Context, id string, alive map[string]
 	c := newContainer(p, rec, cfg)
 	if err != nil || !rec.Created {
 		// Nobody was given its id: creation was cut short, or the record is damaged.
-		return errors.Join(err, c.clear(ctx))
+		return errors.Join(err, footprint{c}.clear(ctx))
 	}
 	p.m.opt.Images.Keep(c.id, rec.Layers)
 	proc, lives := alive[id]
 	p.m.update(func(x *index) { x.addContainer(c) })
-	c.settle(ctx, proc, lives)
+	settle(ctx, c, proc, lives)
 	return nil
 }
 
 // settle decides what the container is now. exit.json is the truth, then the record, then the monitor's word.
-func (c *Container) settle(ctx context.Context, proc wire.Process, lives bool) {
+func settle(ctx context.Context, c *Container, proc wire.Process, lives bool) {
 	switch r := c.rec; {
 	case r.StartError != "":
 		c.finish(containerView{finishedAt: r.EndedAt, code: startFailed, reason: "StartError", message: r.StartError})
@@ -255,12 +263,12 @@ func (c *Container) settle(ctx context.Context, proc wire.Process, lives bool) {
 	}
 	c.show(func(v *containerView) { v.pid = proc.Pid })
 	if c.rec.StartingAt != 0 && c.rec.StartedAt == 0 {
-		c.settleStart(ctx)
+		settleStart(ctx, c)
 	}
 }
 
 // settleStart finds out how far a start came that the daemon did not live to see.
-func (c *Container) settleStart(ctx context.Context) {
+func settleStart(ctx context.Context, c *Container) {
 	st, err := c.pod.handler.State(ctx, c.id)
 	if err != nil || st.Status != "running" {
 		return // still waiting: it may be started again

@@ -52,7 +52,7 @@ func (c *Container) Stats() (*rt.ContainerStats, error) {
 	if err := c.running(); err != nil {
 		return nil, fmt.Errorf("stats: %w", err)
 	}
-	g, err := c.cgroup()
+	g, err := footprint{c}.cgroup()
 	if err != nil {
 		return nil, fmt.Errorf("stats of container %s: %w", short(c.id), err)
 	}
@@ -69,16 +69,16 @@ func (c *Container) Stats() (*rt.ContainerStats, error) {
 	out.Memory = memoryUsage(now, s)
 	out.Swap = swapUsage(now, s)
 	out.Io = ioUsage(now, s)
-	out.WritableLayer = c.layerUsage(now, usage)
+	out.WritableLayer = layerUsage(c.m.opt.Root, now, usage)
 	return out, nil
 }
 
-func (c *Container) layerUsage(now int64, u writable) *rt.FilesystemUsage {
+func layerUsage(root string, now int64, u writable) *rt.FilesystemUsage {
 	if u.at == 0 {
 		u.at = now
 	}
 	return &rt.FilesystemUsage{
-		Timestamp: u.at, FsId: &rt.FilesystemIdentifier{Mountpoint: c.m.opt.Root},
+		Timestamp: u.at, FsId: &rt.FilesystemIdentifier{Mountpoint: root},
 		UsedBytes: &rt.UInt64Value{Value: u.bytes}, InodesUsed: &rt.UInt64Value{Value: u.inodes},
 	}
 }
@@ -153,7 +153,7 @@ func (p *Pod) Stats() (*rt.PodSandboxStats, error) {
 		Cpu: cpuUsage(now, s, cpu), Memory: memoryUsage(now, s), Io: ioUsage(now, s),
 		Process: &rt.ProcessUsage{Timestamp: now, ProcessCount: value(s.Pids)},
 	}
-	if linux.Network, err = p.networkUsage(now); err != nil {
+	if linux.Network, err = networkUsage(p.netns(), now); err != nil {
 		return nil, fmt.Errorf("stats of pod %s: %w", short(p.id), err)
 	}
 	for _, c := range p.m.index.Load().containersOf(p) {
@@ -182,8 +182,7 @@ func (p *Pod) cgroup() (*cgroup.Group, error) {
 }
 
 // networkUsage counts what went through the pod's interfaces, seen from inside; nil where the network is the host's.
-func (p *Pod) networkUsage(now int64) (*rt.NetworkUsage, error) {
-	path := p.netns()
+func networkUsage(path string, now int64) (*rt.NetworkUsage, error) {
 	if path == "" {
 		return nil, nil
 	}

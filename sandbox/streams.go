@@ -134,13 +134,13 @@ func (p *pipes) drain() {
 	p.copying.Wait()
 }
 
-func (c *Container) execPipes(ctx context.Context, r ExecRequest) (int, error) {
+func (x execution) pipes(ctx context.Context, r ExecRequest) (int, error) {
 	p, err := openPipes(r.Stdin != nil, r.Stdout != nil, r.Stderr != nil)
 	if err != nil {
 		return 0, err
 	}
 	defer p.closeOurs()
-	proc, err := c.launch(ctx, r.Cmd, false, p.theirs)
+	proc, err := x.launch(ctx, r.Cmd, false, p.theirs)
 	p.closeTheirs()
 	if err != nil {
 		return 0, err
