@@ -43,6 +43,13 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: mounts a file system")
+	}
+}
+
 // start starts a monitor in a directory of its own and sees to its end.
 func start(t *testing.T) (*monitor.Monitor, string) {
 	t.Helper()

@@ -288,7 +288,7 @@ func (m *Monitor) call(ctx context.Context, req *wire.Request, files []*os.File)
 			case !ok:
 				err = ErrGone
 			case a.reply.Err != nil:
-				return a, a.reply.Err
+				return a, refused(a.reply.Err)
 			default:
 				return a, nil
 			}
@@ -306,6 +306,21 @@ func (m *Monitor) call(ctx context.Context, req *wire.Request, files []*os.File)
 	}
 	return answer{}, fmt.Errorf("monitor %s: %w", req.Op, err)
 }
+
+// refused gives a monitor's error the classes that errno does not have by itself.
+func refused(e *wire.Error) error {
+	if e.Errno == syscall.EINVAL {
+		return &invalid{e}
+	}
+	return e
+}
+
+// invalid is an error that is fs.ErrInvalid as well.
+type invalid struct{ e *wire.Error }
+
+func (i *invalid) Error() string        { return i.e.Text }
+func (i *invalid) Is(target error) bool { return target == fs.ErrInvalid }
+func (i *invalid) Unwrap() error        { return i.e }
 
 // receive hands out what comes until the connection ends.
 func (m *Monitor) receive() {

@@ -8,8 +8,9 @@ import (
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
-// attachPipe is the size to which the pipe to an attached client is raised: how far a client may be behind before it is cut off.
-const attachPipe = 1 << 20
+// attachPipes are the sizes to which the pipe to an attached client is raised, the first that is allowed: how far a client may
+// be behind before it is cut off. 1 MiB is what fs/pipe-max-size allows everybody, more needs CAP_SYS_RESOURCE.
+var attachPipes = [...]int{4 << 20, 1 << 20}
 
 // inputSize is what is taken from a client at once, and thus what is kept at most while the process does not read.
 const inputSize = 4 << 10
@@ -56,7 +57,11 @@ func (a *attachment) watch() {
 		if fd < 0 {
 			continue
 		}
-		unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, attachPipe)
+		for _, size := range attachPipes {
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, size); err == nil {
+				break
+			}
+		}
 		if a.p.out[i] == nil { // a terminal's standard error, or one that has ended
 			syscall.Close(fd)
 			a.out[i] = -1

@@ -132,13 +132,20 @@ func (p *process) stdio(s *wire.Spawn, fds []int) (child [3]int, theirs []int, e
 	switch {
 	case s.TTY && s.PidFile == "":
 		slave, err := p.terminal(s)
-		return [3]int{slave, slave, slave}, []int{slave}, err
+		if err != nil {
+			return child, nil, err
+		}
+		return [3]int{slave, slave, slave}, []int{slave}, nil
 	case s.TTY:
 		if p.console, err = listenConsole(p, s); err != nil {
 			return child, nil, err
 		}
 		w, err := p.pipeOut(Stderr)
-		return [3]int{null, w, w}, []int{w}, err
+		if err != nil {
+			return child, nil, err
+		}
+		p.out[Stderr].mute = true
+		return [3]int{null, w, w}, []int{w}, nil
 	case s.PassIO:
 		return [3]int(fds[:3]), nil, nil
 	}

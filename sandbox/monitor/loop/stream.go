@@ -14,6 +14,7 @@ type stream struct {
 	p    *process
 	name Stream
 	fd   int
+	mute bool // a runtime's own messages, which are no container's output
 	tty  bool // fd is a terminal's master, which the process's input uses as well
 }
 
@@ -40,6 +41,9 @@ func (s *stream) read() int {
 	data := p.l.buf[:n]
 	if p.runtime != 0 && s.name == Stderr {
 		p.keep(data)
+	}
+	if s.mute {
+		return n
 	}
 	p.log.Write(s.name, time.Now().UnixNano(), data)
 	for i := len(p.clients) - 1; i >= 0; i-- {

@@ -60,14 +60,14 @@ func payload(what string, args []string) {
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 		fmt.Println("eof")
-	case "flood": // N: as many lines
-		n, _ := strconv.Atoi(args[0])
-		line := strings.Repeat("0123456789abcdef", 8) + "\n"
-		block := []byte(strings.Repeat(line, 500))
-		for ; n > 500; n -= 500 {
-			os.Stdout.Write(block)
+	case "gate": // N...: for each N, waits for a line of input and writes N lines
+		for _, a := range args {
+			os.Stdin.Read(make([]byte, 16))
+			n, _ := strconv.Atoi(a)
+			for line := strings.Repeat("0123456789abcdef", 8) + "\n"; n > 0; n -= 500 {
+				os.Stdout.WriteString(strings.Repeat(line, min(n, 500)))
+			}
 		}
-		os.Stdout.WriteString(strings.Repeat(line, n))
 	case "bytes": // N MiB in blocks of LINE bytes
 		mib, _ := strconv.Atoi(args[0])
 		size, _ := strconv.Atoi(args[1])
