@@ -300,8 +300,7 @@ func (k *creation) write(spec *specs.Spec) error {
 		return fmt.Errorf("write record: %w", err)
 	}
 	c.show(func(v *containerView) { v.resources = c.cfg.GetLinux().GetResources() })
-	uid, gid := c.pod.cfg.rootIDs()
-	if err := overlay.Prepare(c.dir(), k.img.Layers, uid, gid); err != nil {
+	if err := overlay.Prepare(c.dir(), k.img.Layers[0]); err != nil {
 		return fmt.Errorf("prepare overlay: %w", err)
 	}
 	b, err := json.Marshal(spec)

@@ -266,8 +266,7 @@ func (f footprint) clear(ctx context.Context) error {
 	if err := os.RemoveAll(c.dir()); err != nil {
 		return err
 	}
-	c.m.opt.Images.Release(c.id)
-	return nil
+	return c.m.opt.Images.Release(c.id)
 }
 
 // catchUp takes notice of an exit that was reported before anybody knew the container.

@@ -224,7 +224,7 @@ func (m *Manager) sample() {
 			if c.running() != nil {
 				continue
 			}
-			bytes, inodes, err := overlay.Usage(m.life, filepath.Join(c.dir(), "upper"))
+			bytes, inodes, err := overlay.Usage(filepath.Join(c.dir(), "upper"))
 			if err != nil {
 				continue // removed meanwhile; the next round sees it
 			}
