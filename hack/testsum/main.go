@@ -93,15 +93,33 @@ type event struct {
 	Action, Package, ImportPath, Test, Output string
 }
 
+// run is what go test said, by package and test: "package\ttest", with no test for the package itself.
+type run struct {
+	output map[string][]string
+	result map[string]string
+	parent map[string]bool
+}
+
 // gotest counts the leaves of the tree of tests.
-func (s *sum) gotest(r io.Reader, quiet bool) error {
-	output, result, parent := map[string][]string{}, map[string]string{}, map[string]bool{}
-	in := bufio.NewScanner(r)
-	in.Buffer(nil, 16<<20)
-	for in.Scan() {
+func (s *sum) gotest(in io.Reader, quiet bool) error {
+	r, err := readRun(in)
+	for id, action := range r.result {
+		s.count(r, id, action)
+		if strings.HasSuffix(action, "fail") && !quiet {
+			fmt.Print(strings.Join(r.output[id], ""))
+		}
+	}
+	return err
+}
+
+func readRun(in io.Reader) (run, error) {
+	r := run{output: map[string][]string{}, result: map[string]string{}, parent: map[string]bool{}}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
 		var e event
-		if json.Unmarshal(in.Bytes(), &e) != nil {
-			fmt.Println(in.Text())
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			fmt.Println(lines.Text())
 			continue
 		}
 		if e.Package == "" {
@@ -111,52 +129,50 @@ func (s *sum) gotest(r io.Reader, quiet bool) error {
 		switch e.Action {
 		case "run":
 			if i := strings.LastIndexByte(e.Test, '/'); i > 0 {
-				parent[e.Package+"\t"+e.Test[:i]] = true
+				r.parent[e.Package+"\t"+e.Test[:i]] = true
 			}
 		case "output", "build-output":
-			output[id] = append(output[id], e.Output)
+			r.output[id] = append(r.output[id], e.Output)
 		case "pass", "fail", "skip", "build-fail":
-			result[id] = e.Action
+			r.result[id] = e.Action
 		}
 	}
-	for id, action := range result {
-		pkg, test, _ := strings.Cut(id, "\t")
-		s.count(strings.TrimSpace(pkg+" "+test), test, action, parent[id], output[id], result)
-		if strings.HasSuffix(action, "fail") && !quiet {
-			fmt.Print(strings.Join(output[id], ""))
-		}
-	}
-	return in.Err()
+	return r, lines.Err()
 }
 
 // count takes one result. A parent's or a package's failure counts only when nothing below it explains it.
-func (s *sum) count(name, test, action string, parent bool, out []string, all map[string]string) {
-	pkg, _, _ := strings.Cut(name, " ")
+func (s *sum) count(r run, id, action string) {
+	pkg, test, _ := strings.Cut(id, "\t")
+	name := strings.TrimSpace(pkg + " " + test)
+	inner := test == "" || r.parent[id]
 	switch {
-	case action == "build-fail":
+	case action == "build-fail", action == "fail" && !inner:
 		s.fail(name)
-	case action == "fail" && (test == "" || parent):
-		below := pkg + "\t" + test
-		if test != "" {
-			below += "/"
-		}
-		for id, a := range all {
-			if a == "fail" && id != pkg+"\t" && id != pkg+"\t"+test && strings.HasPrefix(id, below) {
-				return
-			}
-			if a == "build-fail" && strings.HasPrefix(id, pkg) {
-				return
-			}
-		}
-		s.fail(name)
-	case test == "" || parent:
 	case action == "fail":
-		s.fail(name)
+		if !r.explained(id) {
+			s.fail(name)
+		}
+	case inner:
 	case action == "skip":
-		s.skip(reason(out), name)
+		s.skip(reason(r.output[id]), name)
 	default:
 		s.passed++
 	}
+}
+
+// explained tells whether something below a failed parent or package failed too.
+func (r run) explained(id string) bool {
+	pkg, test, _ := strings.Cut(id, "\t")
+	below := id
+	if test != "" {
+		below += "/"
+	}
+	for other, action := range r.result {
+		if action == "fail" && other != id && strings.HasPrefix(other, below) || action == "build-fail" && strings.HasPrefix(other, pkg) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *sum) fail(name string) {
