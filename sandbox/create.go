@@ -136,8 +136,9 @@ func (k *creation) holdImage() error {
 // gather collects what the specification depends on: everything impure happens here.
 func (k *creation) gather() error {
 	c, cfg := k.c, k.img.Config
-	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.compile, PidsLimit: c.m.opt.PidsLimit,
-		Image: compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
+	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.compile,
+		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native},
+		Image:   compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
 	for path := range cfg.Volumes {
 		k.in.Image.Volumes = append(k.in.Image.Volumes, path)
 	}
@@ -148,7 +149,7 @@ func (k *creation) gather() error {
 	if k.in.Devices, err = requestedDevices(c.cfg.GetDevices()); err != nil {
 		return err
 	}
-	if k.in.SeccompProfile, err = k.seccompProfile(); err != nil {
+	if k.in.Seccomp, err = k.seccompProfile(); err != nil {
 		return err
 	}
 	if k.in.Paths, err = k.paths(); err != nil {
@@ -181,7 +182,7 @@ func (k *creation) resolveUser() (compile.User, error) {
 
 // seccompProfile reads the file a Localhost profile names (CRI SecurityProfile.localhost_ref, an absolute host path).
 func (k *creation) seccompProfile() ([]byte, error) {
-	path := compile.SeccompPath(k.c.cfg)
+	path := compile.SeccompFile(k.c.cfg)
 	if path == "" {
 		return nil, nil
 	}
@@ -203,8 +204,8 @@ func (k *creation) seccompProfile() ([]byte, error) {
 }
 
 // requestedDevices looks at the device nodes a request names; a directory stands for every device below it.
-func requestedDevices(devices []*rt.Device) ([]compile.Device, error) {
-	var out []compile.Device
+func requestedDevices(devices []*rt.Device) ([][]compile.Device, error) {
+	var out [][]compile.Device
 	for _, d := range devices {
 		target := d.GetContainerPath()
 		if target == "" {
@@ -224,10 +225,7 @@ func requestedDevices(devices []*rt.Device) ([]compile.Device, error) {
 		} else {
 			return nil, fmt.Errorf("%s is neither a device nor a directory of devices: %w", real, fs.ErrInvalid)
 		}
-		for i := range found {
-			found[i].Permissions = d.GetPermissions()
-		}
-		out = append(out, found...)
+		out = append(out, found)
 	}
 	return out, nil
 }
@@ -241,7 +239,7 @@ func (k *creation) paths() (compile.Paths, error) {
 	}
 	paths := compile.Paths{
 		Net: p.netns(), Resolv: filepath.Join(p.dir(), "resolv.conf"), Hostname: filepath.Join(p.dir(), "hostname"),
-		Hosts: filepath.Join(p.dir(), "hosts"), Shm: "/dev/shm", CgroupsPath: cg,
+		Hosts: filepath.Join(p.dir(), "hosts"), CgroupsPath: cg,
 		Lower: k.img.Layers, Upper: filepath.Join(c.dir(), "upper"), Work: filepath.Join(c.dir(), "work"),
 	}
 	opt := p.cfg.options()

@@ -215,7 +215,11 @@ func (x execution) document(cmd []string, tty bool) (*os.File, error) {
 	if err := load(filepath.Join(c.dir(), "config.json"), &spec); err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(compile.Process(&spec, cmd, tty))
+	proc, err := compile.Process(&spec, cmd, tty)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(proc)
 	if err != nil {
 		return nil, err
 	}

@@ -142,7 +142,8 @@ func (b building) prepare() error {
 	return b.writeFiles()
 }
 
-// writeFiles makes hostname, resolv.conf and hosts, owned by the pod's root.
+// writeFiles makes hostname, resolv.conf and hosts. They belong to root here; a pod with a user namespace sees them
+// id-mapped.
 func (b building) writeFiles() error {
 	p := b.p
 	hostname := p.cfg.hostname(p.m.host.compile.Hostname)
@@ -158,20 +159,13 @@ func (b building) writeFiles() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	uid, gid := p.cfg.rootIDs()
 	for name, content := range map[string][]byte{
 		"hostname":    []byte(hostname + "\n"),
 		"resolv.conf": compile.Resolv(p.cfg.GetDnsConfig(), resolvConf),
 		"hosts":       hosts,
 	} {
-		path := filepath.Join(p.dir(), name)
-		if err := replace(path, content, 0o644); err != nil {
+		if err := replace(filepath.Join(p.dir(), name), content, 0o644); err != nil {
 			return err
-		}
-		if uid|gid != 0 {
-			if err := os.Chown(path, uid, gid); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -243,11 +237,11 @@ func (b building) attachNetwork(ctx context.Context) ([]string, error) {
 	md := p.cfg.GetMetadata()
 	pod := netplugin.Pod{
 		ID: p.id, Name: md.GetName(), Namespace: md.GetNamespace(), UID: md.GetUid(), NetNS: p.netns(),
-		DNSServers: p.cfg.GetDnsConfig().GetServers(), DNSSearches: p.cfg.GetDnsConfig().GetSearches(), DNSOptions: p.cfg.GetDnsConfig().GetOptions(),
+		DNSServers: p.cfg.GetDnsConfig().GetServers(), DNSSearches: p.cfg.GetDnsConfig().GetSearches(), DNSOption: p.cfg.GetDnsConfig().GetOptions(),
 		CgroupPath: p.rec.Parent, Annotations: p.cfg.GetAnnotations(),
 	}
 	var err error
-	if pod.IngressBW, pod.EgressBW, err = compile.Bandwidth(p.cfg.GetAnnotations()); err != nil {
+	if pod.IngressBW, pod.EgressBW, err = bandwidth(p.cfg.GetAnnotations()); err != nil {
 		return nil, err
 	}
 	for _, pm := range p.cfg.GetPortMappings() {
