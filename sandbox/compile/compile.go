@@ -108,6 +108,9 @@ type Options struct {
 // Errors wrap fs.ErrInvalid when the request is at fault; others say what the
 // caller left out of in.
 func Container(in Input) (*specs.Spec, error) {
+	if err := CheckPod(in.Pod); err != nil {
+		return nil, err
+	}
 	if err := CheckContainer(in.Pod, in.Container); err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@
 // by the profile library, which asks the kernel for its version once.
 //
 // CheckPod and CheckContainer hold every refusal that needs no kernel. They are
-// meant to run before anything is made; Container runs CheckContainer again, so
+// meant to run before anything is made; Container runs both again, so
 // that a spec never exists for a request that would have been refused. All
 // refusals wrap fs.ErrInvalid and open with the field in the words of the CRI:
 //

@@ -74,8 +74,10 @@ func checkResources(r *rt.LinuxContainerResources) error {
 	switch {
 	case r.GetCpuShares() < 0:
 		return invalid("cpu_shares", "%d is negative", r.GetCpuShares())
-	case r.GetCpuPeriod() < 0 || r.GetCpuPeriod() > 1_000_000:
+	case r.GetCpuPeriod() != 0 && (r.GetCpuPeriod() < 1000 || r.GetCpuPeriod() > 1_000_000):
 		return invalid("cpu_period", "%d is not between 1000 and 1000000 µs", r.GetCpuPeriod())
+	case r.GetCpuQuota() > 0 && r.GetCpuQuota() < 1000:
+		return invalid("cpu_quota", "%d is less than 1000 µs", r.GetCpuQuota())
 	case limit < -1:
 		return invalid("memory_limit_in_bytes", "%d is negative", limit)
 	case swap < -1:
