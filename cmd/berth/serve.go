@@ -145,9 +145,25 @@ func newLog(w io.Writer, level string) *slog.Logger {
 		l = slog.LevelInfo
 	}
 	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
-	klog.SetSlogLogger(log)
+	klog.SetSlogLogger(slog.New(demoted{log.Handler()}))
 	return log
 }
+
+// demoted logs everything at level debug: what the streaming library calls an unhandled error is one its client has
+// been told of, such as a command that does not exist.
+type demoted struct{ slog.Handler }
+
+func (d demoted) Enabled(ctx context.Context, _ slog.Level) bool {
+	return d.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (d demoted) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return d.Handler.Handle(ctx, r)
+}
+
+func (d demoted) WithAttrs(a []slog.Attr) slog.Handler { return demoted{d.Handler.WithAttrs(a)} }
+func (d demoted) WithGroup(name string) slog.Handler   { return demoted{d.Handler.WithGroup(name)} }
 
 // watchSignals writes all goroutines to the log on SIGUSR1, and keeps a log reader that went away (SIGPIPE) from
 // ending the daemon. The signals are caught, not ignored: what is ignored stays so in every program started.
