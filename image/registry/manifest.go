@@ -64,7 +64,14 @@ type document struct {
 var errNoPlatform = fmt.Errorf("no image for this platform: %w", fs.ErrNotExist)
 
 func (r *Repository) choose(ctx context.Context, desc ocispec.Descriptor, match platforms.MatchComparer, depth int) (Image, error) {
-	raw, err := r.small(ctx, desc, maxManifest)
+	if strings.Contains(desc.MediaType, "docker.distribution.manifest.v1+") {
+		return Image{}, fmt.Errorf("manifest %s: schema 1: %w", desc.Digest, errors.ErrUnsupported)
+	}
+	ask := desc
+	if !isManifest(ask.MediaType) && !isIndex(ask.MediaType) {
+		ask.MediaType = ocispec.MediaTypeImageManifest // "application/json" and the like: else the library asks for a blob
+	}
+	raw, err := r.small(ctx, ask, maxManifest)
 	if err != nil {
 		return Image{}, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
@@ -113,6 +120,10 @@ func candidates(all []ocispec.Descriptor, match platforms.MatchComparer) []ocisp
 	})
 	const enough = 32 // documents one index may make us read at each level
 	return append(fit, open...)[:min(enough, len(fit)+len(open))]
+}
+
+func isManifest(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
 }
 
 func isIndex(mediaType string) bool {
@@ -199,7 +210,7 @@ func (r *Repository) image(ctx context.Context, desc ocispec.Descriptor, doc doc
 	for i, l := range doc.Layers {
 		l.URLs = nil // a foreign layer's address is the image author's word; the registry has the blob or it is not pulled
 		if err := errors.Join(l.Digest.Validate(), c.RootFS.DiffIDs[i].Validate()); err != nil {
-			return Image{}, fmt.Errorf("manifest %s: layer %d: %w", desc.Digest, i, err)
+			return Image{}, fmt.Errorf("manifest %s: layer %d: %w: %w", desc.Digest, i, fs.ErrInvalid, err)
 		}
 		if l.Size < 0 || strings.HasSuffix(l.MediaType, "+encrypted") {
 			return Image{}, fmt.Errorf("manifest %s: layer %d of size %d, type %s: %w", desc.Digest, i, l.Size, l.MediaType, errors.ErrUnsupported)
@@ -213,7 +224,7 @@ func (r *Repository) image(ctx context.Context, desc ocispec.Descriptor, doc doc
 // small reads a blob or manifest whole and checks its digest.
 func (r *Repository) small(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
 	if err := desc.Digest.Validate(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", fs.ErrInvalid, err)
 	}
 	if desc.Size > limit {
 		return nil, fmt.Errorf("%d bytes, at most %d: %w", desc.Size, limit, fs.ErrInvalid)
