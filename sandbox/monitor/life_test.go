@@ -1,0 +1,299 @@
+package monitor_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berth-runtime/berth/sandbox/monitor"
+)
+
+// The container may be dead long before its runtime program is: its exit is neither lost nor taken for an orphan's.
+func TestExitBeforeRuntimeEnds(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	var wg sync.WaitGroup
+	for i := range 30 {
+		wg.Go(func() {
+			id := "race" + strconv.Itoa(i)
+			s := spawn(dir, id, i%4*40, "exit", strconv.Itoa(i))
+			if _, _, err := m.Run(t.Context(), s, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for range 30 {
+		select {
+		case x := <-m.Exits():
+			if want, _ := strconv.Atoi(strings.TrimPrefix(x.ID, "race")); x.Code != want {
+				t.Errorf("%+v", x)
+			}
+			if f := exitFile(t, filepath.Join(dir, x.ID+".exit")); f != x {
+				t.Errorf("file %+v, event %+v", f, x)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("exit missing")
+		}
+	}
+	select {
+	case x := <-m.Exits():
+		t.Errorf("told twice: %+v", x)
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
+// An exit file is there, whole, when the process is: a reader that sees the process gone finds it.
+func TestExitFileBeforeReap(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	for i := range 20 {
+		s := plain(dir, "e"+strconv.Itoa(i), "exit", "5")
+		s.OOMFile = filepath.Join(dir, "memory.events")
+		os.WriteFile(s.OOMFile, []byte(fmt.Sprintf("low 0\noom 3\noom_kill %d\n", i%2)), 0o600)
+		got := run(t, m, s)
+		for syscall.Kill(got.Pid, 0) == nil {
+		}
+		if x := exitFile(t, s.ExitFile); x.Code != 5 || x.OOMKilled != (i%2 == 1) {
+			t.Errorf("%+v", x)
+		}
+		waitExit(t, m, s.ID)
+	}
+}
+
+// children lists the children of a process.
+func children(pid int) []string {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	var all []string
+	for _, f := range tasks {
+		b, _ := os.ReadFile(f)
+		all = append(all, strings.Fields(string(b))...)
+	}
+	return all
+}
+
+func TestOrphansAreReaped(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	s := plain(dir, "o", "orphans")
+	got := run(t, m, s)
+	eventually(t, "orphans came", func() bool { out, _ := readLog(t, s.Log); return out == "left\n" })
+	eventually(t, "orphans went", func() bool {
+		c := children(m.Pid())
+		return len(c) == 1 && c[0] == strconv.Itoa(got.Pid)
+	})
+}
+
+// The daemon goes away without a word, things happen, another comes.
+func TestDaemonComesBack(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	dies, lives := plain(dir, "dies", "gate", "1"), plain(dir, "lives", "tick")
+	dies.Stdin = true
+	run(t, m, dies)
+	pid := run(t, m, lives).Pid
+	exec := spawn(dir, "exec", 300, "exit", "9")
+	exec.ExitFile = ""
+	c := attach(t, m, "dies")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, err := m.Run(ctx, exec, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	m.Close()
+	if _, ok := <-m.Exits(); ok {
+		t.Error("Exits is open")
+	}
+	if _, err := m.List(t.Context()); !errors.Is(err, monitor.ErrGone) {
+		t.Error(err)
+	}
+	c.in.WriteString("go\n")
+	eventually(t, "exit file", func() bool { _, err := os.Stat(dies.ExitFile); return err == nil })
+	time.Sleep(400 * time.Millisecond)
+	m2, err := monitor.Connect(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m2.Close()
+	if m2.Pid() != m.Pid() {
+		t.Errorf("pid %d, %d", m2.Pid(), m.Pid())
+	}
+	l, err := m2.List(t.Context())
+	if err != nil || len(l) != 3 || l[0].Exit == nil || *l[0].Exit != exitFile(t, dies.ExitFile) ||
+		l[1].Pid != pid || l[1].Exit != nil || l[2].Exit == nil || l[2].Exit.Code != 9 {
+		t.Errorf("%+v %v", l, err)
+	}
+	if l, err = m2.List(t.Context()); err != nil || len(l) != 1 {
+		t.Errorf("told twice: %+v %v", l, err)
+	}
+	// A third takes over from a second that does not know.
+	m3, err := monitor.Connect(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := <-m2.Exits(); ok {
+		t.Error("the replaced connection is open")
+	}
+	if err = m3.Signal(t.Context(), "lives", syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	waitExit(t, m3, "lives")
+	out, _ := readLog(t, lives.Log)
+	if len(strings.Fields(out)) < 50 {
+		t.Error("the log paused")
+	}
+	m3.Close()
+}
+
+func TestLock(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	if held, err := monitor.Held(dir); err != nil || !held {
+		t.Error(held, err)
+	}
+	if _, err := monitor.Start(t.Context(), monitor.Config{Bin: bin.monitor, Dir: dir}); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("second monitor: %v", err)
+	}
+	if _, err := m.List(t.Context()); err != nil {
+		t.Errorf("the first after that: %v", err)
+	}
+	if held, err := monitor.Held(t.TempDir()); err != nil || held {
+		t.Error(held, err)
+	}
+	if _, err := monitor.Connect(t.Context(), t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, err := monitor.Start(t.Context(), monitor.Config{Bin: "/nowhere", Dir: t.TempDir()}); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// Killed, a monitor takes nothing with it that a new one would need: its lock is free and a new one starts.
+func TestMonitorKilled(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	pid := run(t, m, plain(dir, "left", "sleep")).Pid
+	if err := syscall.Kill(m.Pid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := <-m.Exits(); ok {
+		t.Error("an exit from the dead")
+	}
+	eventually(t, "lock is free", func() bool { held, err := monitor.Held(dir); return err == nil && !held })
+	if _, err := monitor.Connect(t.Context(), dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if syscall.Kill(m.Pid(), 0) == nil {
+		t.Error("the dead monitor was not reaped")
+	}
+	if err := syscall.Kill(pid, 0); err != nil {
+		t.Errorf("its child: %v", err)
+	}
+	syscall.Kill(pid, syscall.SIGKILL)
+	m2, err := monitor.Start(t.Context(), monitor.Config{Bin: bin.monitor, Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = m2.List(t.Context()); err != nil {
+		t.Error(err)
+	}
+	end(t, m2, dir)
+}
+
+func TestShutdownKillsAll(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	s := plain(dir, "s", "stubborn")
+	run(t, m, s)
+	o := plain(dir, "o", "orphans")
+	run(t, m, o)
+	hang := spawn(dir, "h", 0)
+	hang.Argv = []string{bin.oci, "hang"}
+	result := make(chan error, 1)
+	// ends with the runtime
+	go func() { _, _, err := m.Run(t.Context(), hang, nil); result <- err }()
+	eventually(t, "all are up", func() bool { return len(children(m.Pid())) >= 3 })
+	end(t, m, dir)
+	if err := <-result; err == nil {
+		t.Error("the killed runtime succeeded")
+	}
+	if x := exitFile(t, s.ExitFile); x.Signal != 9 || x.Code != 137 {
+		t.Errorf("%+v", x)
+	}
+	if err := m.Shutdown(t.Context()); err != nil {
+		t.Errorf("second shutdown: %v", err)
+	}
+}
+
+func TestTerminated(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	s := plain(dir, "t", "tick")
+	run(t, m, s)
+	syscall.Kill(m.Pid(), syscall.SIGHUP) // nothing
+	syscall.Kill(m.Pid(), syscall.SIGPIPE)
+	if _, err := m.List(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(m.Pid(), syscall.SIGTERM)
+	eventually(t, "lock is free", func() bool { held, err := monitor.Held(dir); return err == nil && !held })
+	if x := exitFile(t, s.ExitFile); x.Signal != 15 {
+		t.Errorf("%+v", x)
+	}
+}
+
+// Nothing stays of what has ended: descriptors, children, table entries.
+func TestNoLeaks(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	fds := func() int { l, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.Pid())); return len(l) }
+	one := func(i int) {
+		id := "l" + strconv.Itoa(i)
+		s := plain(dir, id, "cat")
+		switch i % 4 {
+		case 1:
+			s.TTY = true
+		case 2:
+			s.Argv = []string{"/nowhere"}
+		}
+		s.Stdin = true
+		_, _, err := m.Run(t.Context(), s, nil)
+		if (err != nil) != (i%4 == 2) {
+			t.Error(err)
+		}
+		if err != nil {
+			return
+		}
+		c := attach(t, m, id)
+		c.in.WriteString("x\n")
+		c.line(t)
+		if i%3 == 0 {
+			c.in.Close()
+		}
+		m.Signal(t.Context(), id, syscall.SIGKILL)
+		waitExit(t, m, id)
+	}
+	one(0)
+	before := fds()
+	for i := 1; i < 40; i++ {
+		one(i)
+	}
+	if after := fds(); after != before {
+		t.Errorf("%d descriptors, then %d", before, after)
+	}
+	if l, err := m.List(t.Context()); err != nil || len(l) != 0 {
+		t.Errorf("%+v %v", l, err)
+	}
+	if c := children(m.Pid()); len(c) != 0 {
+		t.Errorf("children %q", c)
+	}
+}
