@@ -42,8 +42,8 @@ type process struct {
 // reap looks at the dead. While a runtime program works, children that nobody knows stay unreaped: one of them may be the
 // container it has just made, dead before its pid was read.
 func (l *loop) reap() {
-	procs := append([]*process(nil), l.procs...)
-	for _, p := range procs {
+	for i := len(l.procs) - 1; i >= 0; i-- { // backwards, for any may leave the table
+		p := l.procs[i]
 		if p.runtime != 0 {
 			var ws syscall.WaitStatus
 			if pid, err := wait(p.runtime, &ws); pid != 0 || err != nil {
@@ -51,8 +51,8 @@ func (l *loop) reap() {
 			}
 		}
 	}
-	for _, p := range procs {
-		p.check()
+	for i := len(l.procs) - 1; i >= 0; i-- {
+		l.procs[i].check()
 	}
 	for l.working == 0 {
 		info, ok, err := peek(0)
@@ -273,7 +273,8 @@ func oomKilled(path string) bool {
 // writeExit puts an exit file in place. There is nobody to tell of an error; the daemon finds no file and a dead process,
 // which it has words for.
 func writeExit(path string, x *wire.Exit) {
-	data, err := wire.Encode(x)
+	var room [512]byte
+	data, err := wire.Append(room[:0], x)
 	if err != nil {
 		return
 	}
