@@ -24,7 +24,17 @@ type listener loop
 // ready takes a new connection in place of the present one: there is one daemon, and the newest is it.
 func (s *listener) ready(uint32) {
 	l := (*loop)(s)
-	fd, _, err := syscall.Accept4(l.opts.Listen, syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+	const flags = syscall.SOCK_CLOEXEC | syscall.SOCK_NONBLOCK
+	fd, _, err := syscall.Accept4(l.opts.Listen, flags)
+	if err == syscall.EMFILE || err == syscall.ENFILE {
+		// The connection would be reported without end. One descriptor is lent to turn it away.
+		syscall.Close(l.null)
+		if fd, _, err := syscall.Accept4(l.opts.Listen, flags); err == nil {
+			syscall.Close(fd)
+		}
+		l.null, _ = openRetry("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		return
+	}
 	if err != nil {
 		return
 	}

@@ -90,9 +90,9 @@ func (l *loop) owner(pid int) *process {
 
 // made goes on after the runtime program's end: adopt what it has made, or answer why it has not.
 func (p *process) made(ws syscall.WaitStatus) {
+	p.drain() // while its words still count as the runtime's
 	p.runtime, p.deadline = 0, 0
 	p.l.working--
-	p.drain()
 	err := p.runtimeError(ws)
 	if err == nil {
 		p.pid, err = adopt(p.pidFile)
@@ -101,6 +101,9 @@ func (p *process) made(ws syscall.WaitStatus) {
 		err = p.console.finish()
 	}
 	if err != nil {
+		if p.pid == 0 { // a runtime that was killed may have got as far as naming what it has made
+			p.pid, _ = adopt(p.pidFile)
+		}
 		p.fail(err)
 		return
 	}
@@ -162,7 +165,7 @@ func (p *process) answer(err error) {
 	p.asker = nil
 }
 
-// fail answers with an error and leaves nothing behind. What a runtime made and the monitor can't adopt is killed.
+// fail answers with an error and leaves nothing behind.
 func (p *process) fail(err error) {
 	if p.pid != 0 {
 		syscall.Kill(p.pid, syscall.SIGKILL)
@@ -189,7 +192,10 @@ func (p *process) check() {
 		return
 	}
 	x := &wire.Exit{ID: p.id, Pid: p.pid, Code: int(info.status) & 0xff, FinishedAt: time.Now().UnixNano()}
-	if err == nil && info.code != unixCLDExited {
+	switch {
+	case err != nil: // reaped by somebody else, which nobody can: what is not known must not look like success
+		x.Code = 255
+	case info.code != cldExited:
 		x.Signal = int(info.status)
 		x.Code = 128 + x.Signal
 	}
@@ -204,8 +210,8 @@ func (p *process) check() {
 	p.settle()
 }
 
-// unixCLDExited is CLD_EXITED of siginfo_t: the status is an exit code, otherwise a signal (sigaction(2)).
-const unixCLDExited = 1
+// cldExited is CLD_EXITED of siginfo_t: the status is an exit code, otherwise a signal (sigaction(2)).
+const cldExited = 1
 
 // drain reads what is in the pipes now.
 func (p *process) drain() {
