@@ -182,9 +182,9 @@ func (k *creation) resolveUser() (compile.User, error) {
 
 // seccompProfile reads the file a Localhost profile names (CRI SecurityProfile.localhost_ref, an absolute host path).
 func (k *creation) seccompProfile() ([]byte, error) {
-	path := compile.SeccompFile(k.c.cfg)
-	if path == "" {
-		return nil, nil
+	path, err := compile.SeccompFile(k.c.cfg)
+	if err != nil || path == "" {
+		return nil, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -312,19 +312,19 @@ func (k *creation) write(spec *specs.Spec) error {
 func (k *creation) spawn() wire.Spawn {
 	c, p := k.c, k.c.pod
 	s := wire.Spawn{
-		ID: c.id, Dir: c.dir(), PidFile: footprint{c}.pidFile(), TTY: c.cfg.GetTty(), Log: c.rec.LogPath, LogMax: p.m.opt.LogLineMax,
+		ID: c.id, PidFile: footprint{c}.pidFile(), TTY: c.cfg.GetTty(), Log: c.rec.LogPath, LogMax: p.m.opt.LogLineMax,
 		Stdin: c.cfg.GetStdin(), StdinOnce: c.cfg.GetStdinOnce(), ExitFile: filepath.Join(c.dir(), "exit.json"),
 		Timeout: int64(runtimeTimeout / time.Millisecond), Env: runtimeEnv(),
 	}
 	if !p.cfg.hostIPC() {
 		s.Held = []string{"shm"}
 	}
-	console := ""
 	if s.TTY {
+		// A name in the monitor's directory, where the runtime works too: the whole path may not fit into a socket's
+		// address.
 		s.ConsoleSocket = c.id[:12] + ".tty"
-		console = filepath.Join(p.state(), s.ConsoleSocket)
 	}
-	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, console)
+	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, s.ConsoleSocket)
 	if !p.m.opt.SystemdCgroup {
 		s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
 	}

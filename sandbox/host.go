@@ -74,10 +74,10 @@ func memorySwap() bool {
 func kernelCaps() []string {
 	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
 	if err != nil {
-		return compile.CapabilityNames()
+		return compile.KnownCaps()
 	}
 	last, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	names := compile.CapabilityNames()
+	names := compile.KnownCaps()
 	if err != nil || last+1 > len(names) {
 		return names
 	}
@@ -182,6 +182,6 @@ func deviceAt(host, inside string) (compile.Device, bool) {
 	return compile.Device{
 		Path: inside, Type: kind,
 		Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
-		Mode: st.Mode &^ unix.S_IFMT, UID: st.Uid, GID: st.Gid,
+		Mode: os.FileMode(st.Mode & 0o777), UID: st.Uid, GID: st.Gid,
 	}, true
 }

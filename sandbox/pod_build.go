@@ -237,7 +237,7 @@ func (b building) attachNetwork(ctx context.Context) ([]string, error) {
 	md := p.cfg.GetMetadata()
 	pod := netplugin.Pod{
 		ID: p.id, Name: md.GetName(), Namespace: md.GetNamespace(), UID: md.GetUid(), NetNS: p.netns(),
-		DNSServers: p.cfg.GetDnsConfig().GetServers(), DNSSearches: p.cfg.GetDnsConfig().GetSearches(), DNSOption: p.cfg.GetDnsConfig().GetOptions(),
+		DNSServers: p.cfg.GetDnsConfig().GetServers(), DNSSearches: p.cfg.GetDnsConfig().GetSearches(), DNSOptions: p.cfg.GetDnsConfig().GetOptions(),
 		CgroupPath: p.rec.Parent, Annotations: p.cfg.GetAnnotations(),
 	}
 	var err error

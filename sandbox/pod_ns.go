@@ -24,7 +24,7 @@ const holderTime = 20 * time.Second
 
 // namespaces says which namespaces the pod has of its own (CRI NamespaceOption).
 func (c podConfig) namespaces(host string) (ns.Spec, error) {
-	sysctls, err := compile.Sysctls(c.PodSandboxConfig)
+	sysctls, err := compile.Sysctls(c.PodSandboxConfig, compile.DefaultSysctls())
 	if err != nil {
 		return ns.Spec{}, err
 	}

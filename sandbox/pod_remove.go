@@ -102,7 +102,7 @@ func (p *Pod) clear(ctx context.Context) error {
 
 // clearMonitor ends the monitor and, through it, whatever of the pod still runs.
 func endMonitor(ctx context.Context, p *Pod) error {
-	mon := p.sup.sup.mon.Load()
+	mon := p.sup.mon.Load()
 	if mon == nil {
 		var err error
 		if mon, err = monitor.Connect(ctx, p.state()); errors.Is(err, fs.ErrNotExist) {

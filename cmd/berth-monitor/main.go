@@ -6,6 +6,11 @@
 //	berth-monitor [--oom-score-adj=N] [DIR]
 //
 // DIR is for the reader of ps only. It imports neither os nor fmt: one runs for every pod of a node.
+//
+// With one P there is no need to know the CPU limit of its cgroup, nor to keep the files open in which it stands.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

@@ -253,8 +253,14 @@ func TestMissingParts(t *testing.T) {
 		"uts":    func(in *compile.Input) { in.Paths.UTS = "" },
 		"pid":    func(in *compile.Input) { in.Paths.PIDNew = false },
 		"pidnew": func(in *compile.Input) { sec(in).NamespaceOptions.Pid = rt.NamespaceMode_NODE },
-		"user":   func(in *compile.Input) { o := userns(); in.Pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions = o; sec(in).NamespaceOptions.UsernsOptions = o },
-		"image":  func(in *compile.Input) { in.Container.Mounts = []*rt.Mount{{ContainerPath: "/i", Image: &rt.ImageSpec{Image: "x"}}} },
+		"user": func(in *compile.Input) {
+			o := userns()
+			in.Pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions = o
+			sec(in).NamespaceOptions.UsernsOptions = o
+		},
+		"image": func(in *compile.Input) {
+			in.Container.Mounts = []*rt.Mount{{ContainerPath: "/i", Image: &rt.ImageSpec{Image: "x"}}}
+		},
 		"layers": func(in *compile.Input) {
 			in.Container.Mounts = []*rt.Mount{{ContainerPath: "/i", Image: &rt.ImageSpec{Image: "x"}}}
 			in.Images = map[int]compile.ImageVolume{0: {}}

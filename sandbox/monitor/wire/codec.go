@@ -7,8 +7,11 @@ import "syscall"
 // The codec is written out because encoding/json would be a fifth of the monitor's memory, for every pod of a node. What it
 // writes, encoding/json reads, and the other way round, with one difference: strings are bytes. Those that are no UTF-8, as
 // paths may be, go through unchanged.
-func Encode(v any) ([]byte, error) {
-	var w writer
+func Encode(v any) ([]byte, error) { return Append(nil, v) }
+
+// Append is Encode into the room behind b, which it returns longer.
+func Append(b []byte, v any) ([]byte, error) {
+	w := writer{b: b}
 	switch v := v.(type) {
 	case *Request:
 		w.request(v)
@@ -19,7 +22,7 @@ func Encode(v any) ([]byte, error) {
 	default:
 		return nil, &Error{Text: "encode: not a message", Errno: syscall.EINVAL}
 	}
-	if len(w.b) > MaxPacket {
+	if len(w.b)-len(b) > MaxPacket {
 		return nil, &Error{Text: "packet larger than 256 KiB", Errno: syscall.EMSGSIZE}
 	}
 	return w.b, nil
@@ -73,8 +76,8 @@ func (w *writer) request(q *Request) {
 }
 
 func (r *reader) request(q *Request) {
-	r.object(func(key string) {
-		switch key {
+	r.object(func(key []byte) {
+		switch string(key) {
 		case "v":
 			q.V = r.int()
 		case "seq":
@@ -106,8 +109,8 @@ func (r *reader) request(q *Request) {
 	})
 }
 
-func (q *Request) flagOf(key string) *bool {
-	switch key {
+func (q *Request) flagOf(key []byte) *bool {
+	switch string(key) {
 	case "stdin":
 		return &q.Stdin
 	case "stdout":
@@ -144,12 +147,12 @@ func (w *writer) spawn(s *Spawn) {
 }
 
 func (r *reader) spawn(s *Spawn) {
-	r.object(func(key string) {
+	r.object(func(key []byte) {
 		if p := s.textOf(key); p != nil {
 			*p = r.str()
 			return
 		}
-		switch key {
+		switch string(key) {
 		case "argv":
 			s.Argv = r.strs()
 		case "env":
@@ -180,8 +183,8 @@ func (r *reader) spawn(s *Spawn) {
 	})
 }
 
-func (s *Spawn) textOf(key string) *string {
-	switch key {
+func (s *Spawn) textOf(key []byte) *string {
+	switch string(key) {
 	case "id":
 		return &s.ID
 	case "path":
@@ -221,8 +224,8 @@ func (r *reader) idMaps() []IDMap {
 	var maps []IDMap
 	r.array(func() {
 		var m IDMap
-		r.object(func(key string) {
-			switch key {
+		r.object(func(key []byte) {
+			switch string(key) {
 			case "containerID":
 				m.ContainerID = uint32(r.uint(1<<32 - 1))
 			case "hostID":
@@ -271,8 +274,8 @@ func (w *writer) reply(p *Reply) {
 }
 
 func (r *reader) reply(p *Reply) {
-	r.object(func(key string) {
-		switch key {
+	r.object(func(key []byte) {
+		switch string(key) {
 		case "v":
 			p.V = r.int()
 		case "seq":
@@ -302,8 +305,8 @@ func (r *reader) reply(p *Reply) {
 }
 
 func (r *reader) error(e *Error) {
-	r.object(func(key string) {
-		switch key {
+	r.object(func(key []byte) {
+		switch string(key) {
 		case "text":
 			e.Text = r.str()
 		case "errno":
@@ -315,8 +318,8 @@ func (r *reader) error(e *Error) {
 }
 
 func (r *reader) spawned(s *Spawned) {
-	r.object(func(key string) {
-		switch key {
+	r.object(func(key []byte) {
+		switch string(key) {
 		case "pid":
 			s.Pid = r.int()
 		case "stderr":
@@ -339,8 +342,8 @@ func (w *writer) process(p *Process) {
 }
 
 func (r *reader) process(p *Process) {
-	r.object(func(key string) {
-		switch key {
+	r.object(func(key []byte) {
+		switch string(key) {
 		case "id":
 			p.ID = r.str()
 		case "pid":
@@ -366,8 +369,8 @@ func (w *writer) exit(x *Exit) {
 }
 
 func (r *reader) exit(x *Exit) {
-	r.object(func(key string) {
-		switch key {
+	r.object(func(key []byte) {
+		switch string(key) {
 		case "id":
 			x.ID = r.str()
 		case "pid":

@@ -155,9 +155,9 @@ func (r *reader) word(s string) bool {
 }
 
 // object calls member for each key; member has to read the value.
-func (r *reader) object(member func(key string)) {
+func (r *reader) object(member func(key []byte)) {
 	r.list('{', '}', func() {
-		key := r.str()
+		key := r.bytes()
 		if !r.take(':') {
 			r.fail()
 			return
@@ -189,7 +189,12 @@ func (r *reader) list(first, last byte, item func()) {
 
 func (r *reader) strs() []string {
 	var v []string
-	r.array(func() { v = append(v, r.str()) })
+	r.array(func() {
+		if v == nil {
+			v = make([]string, 0, 32) // most have a few; growing there would cost as much again
+		}
+		v = append(v, r.str())
+	})
 	return v
 }
 
@@ -238,39 +243,42 @@ func (r *reader) uint(limit uint64) uint64 {
 }
 
 // str reads a string.
-func (r *reader) str() string {
+func (r *reader) str() string { return string(r.bytes()) }
+
+// bytes reads a string. Without escapes in it, the result is a part of r.b.
+func (r *reader) bytes() []byte {
 	if r.word("null") {
-		return ""
+		return nil
 	}
 	if !r.take('"') {
 		r.fail()
-		return ""
+		return nil
 	}
 	start := r.i
 	for ; r.i < len(r.b); r.i++ {
 		switch c := r.b[r.i]; {
 		case c == '"':
 			r.i++
-			return string(r.b[start : r.i-1])
+			return r.b[start : r.i-1]
 		case c == '\\':
 			return r.escaped(append([]byte(nil), r.b[start:r.i]...))
 		case c < ' ':
 			r.fail()
-			return ""
+			return nil
 		}
 	}
 	r.fail()
-	return ""
+	return nil
 }
 
 // escaped reads the rest of a string from its first backslash on.
-func (r *reader) escaped(out []byte) string {
+func (r *reader) escaped(out []byte) []byte {
 	for r.i < len(r.b) {
 		c := r.b[r.i]
 		r.i++
 		switch {
 		case c == '"':
-			return string(out)
+			return out
 		case c < ' ':
 			r.fail()
 		case c != '\\':
@@ -280,7 +288,7 @@ func (r *reader) escaped(out []byte) string {
 		}
 	}
 	r.fail()
-	return ""
+	return nil
 }
 
 // escape reads what follows a backslash.
@@ -347,11 +355,11 @@ func (r *reader) hex4() rune {
 func (r *reader) skip() {
 	switch c := r.space(); {
 	case c == '{':
-		r.object(func(string) { r.skip() })
+		r.object(func([]byte) { r.skip() })
 	case c == '[':
 		r.array(r.skip)
 	case c == '"':
-		r.str()
+		r.bytes()
 	case r.word("true"), r.word("false"), r.word("null"):
 	default:
 		r.number()

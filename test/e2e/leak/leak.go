@@ -206,4 +206,3 @@ func eachLine(name string, f func(string)) error {
 	}
 	return in.Err()
 }
-
