@@ -11,6 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-runtime/berth/sandbox/host"
+	"github.com/berth-runtime/berth/sandbox/operation"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -37,15 +40,15 @@ func (p *Pod) Create(ctx context.Context, cc *rt.ContainerConfig) (string, error
 	key := containerKey(p.id, cc.GetMetadata())
 	raw := encode(cc)
 	name := fmt.Sprintf("create container %s/%d in pod %s", cc.GetMetadata().GetName(), cc.GetMetadata().GetAttempt(), short(p.id))
-	req := request{key: name, digest: digest(raw), budget: createBudget}
-	return p.m.ops.do(ctx, req, func(ctx context.Context, op *operation) (string, error) {
+	req := operation.Request{Key: name, Digest: digest(raw), Budget: createBudget}
+	return p.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
 		ctx, leave, err := p.enter(ctx)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 		defer leave()
 		if c, ok := p.m.index.Load().ctrNames[key]; ok {
-			if digest(c.rec.Config) == req.digest && c.view.Load().state() == rt.ContainerState_CONTAINER_CREATED {
+			if digest(c.rec.Config) == req.Digest && c.view.Load().state() == rt.ContainerState_CONTAINER_CREATED {
 				return c.id, nil
 			}
 			return "", fmt.Errorf("%s: container %s has this name and attempt: %w", name, short(c.id), fs.ErrExist)
@@ -83,13 +86,13 @@ type creation struct {
 }
 
 // run takes the container from nothing to a waiting init, in a straight line.
-func (k *creation) run(ctx context.Context, op *operation) error {
+func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	c := k.c
-	op.at("hold image")
+	op.At("hold image")
 	if err := k.holdImage(); err != nil {
 		return err
 	}
-	op.at("compile specification")
+	op.At("compile specification")
 	if err := k.gather(); err != nil {
 		return err
 	}
@@ -97,11 +100,11 @@ func (k *creation) run(ctx context.Context, op *operation) error {
 	if err != nil {
 		return err
 	}
-	op.at("write record")
+	op.At("write record")
 	if err := k.write(spec); err != nil {
 		return err
 	}
-	op.at("run " + c.pod.handler.Name + " create")
+	op.At("run " + c.pod.handler.Name + " create")
 	mon, err := c.pod.sup.get()
 	if err != nil {
 		return err
@@ -136,7 +139,7 @@ func (k *creation) holdImage() error {
 // gather collects what the specification depends on: everything impure happens here.
 func (k *creation) gather() error {
 	c, cfg := k.c, k.img.Config
-	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.compile,
+	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.Compile,
 		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native},
 		Image:   compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
 	for path := range cfg.Volumes {
@@ -217,10 +220,10 @@ func requestedDevices(devices []*rt.Device) ([][]compile.Device, error) {
 		}
 		found := []compile.Device(nil)
 		if st, err := os.Stat(real); err == nil && st.IsDir() {
-			if found, err = devicesUnder(real, target); err != nil {
+			if found, err = host.DevicesUnder(real, target); err != nil {
 				return nil, fmt.Errorf("device directory %s: %w", real, err)
 			}
-		} else if one, ok := deviceAt(real, target); ok {
+		} else if one, ok := host.DeviceAt(real, target); ok {
 			found = append(found, one)
 		} else {
 			return nil, fmt.Errorf("%s is neither a device nor a directory of devices: %w", real, fs.ErrInvalid)
