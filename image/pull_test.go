@@ -299,9 +299,18 @@ func TestShared(t *testing.T) {
 	r.image("a:1", map[string]any{"User": "1"}, common, tarOf(reg("a", "a")))
 	r.image("b:1", map[string]any{"User": "2"}, common, tarOf(reg("b", "b")))
 	blob := "/blobs/" + digest.FromBytes(gz(common)).String()
+	all := func(more time.Duration) { // waits until everybody has come, and a little
+		for range 500 {
+			if r.count("HEAD ") >= 20 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(more)
+	}
 	r.before = func(w http.ResponseWriter, q *http.Request) bool {
 		if strings.Contains(q.URL.Path, blob) {
-			time.Sleep(200 * time.Millisecond)
+			all(800 * time.Millisecond)
 		}
 		return false
 	}
@@ -312,7 +321,7 @@ func TestShared(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			if i < 2 { // the first to come leave; their work is others' by then
-				time.AfterFunc(100*time.Millisecond, cancel)
+				go func() { all(400 * time.Millisecond); cancel() }()
 			} else {
 				time.Sleep(50 * time.Millisecond)
 			}
