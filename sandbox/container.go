@@ -227,7 +227,7 @@ func (c *Container) ended(e wire.Exit) {
 }
 
 // fail records that the container can't run any more for a reason that no exit record tells.
-func (c *Container) fail(end containerView, alter func(*containerRecord)) {
+func fail(c *Container, end containerView, alter func(*containerRecord)) {
 	if end.finishedAt == 0 {
 		end.finishedAt = time.Now().UnixNano()
 	}

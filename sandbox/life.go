@@ -55,7 +55,7 @@ func start(ctx context.Context, c *Container) error {
 	}
 	if err := c.pod.handler.Start(ctx, c.id); err != nil {
 		end := containerView{code: startFailed, reason: "StartError", message: err.Error()}
-		c.fail(end, func(r *containerRecord) { r.StartError = err.Error() })
+		fail(c, end, func(r *containerRecord) { r.StartError = err.Error() })
 		return err
 	}
 	now := time.Now().UnixNano()

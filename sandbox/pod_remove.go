@@ -220,5 +220,5 @@ func (c *Container) bury(ctx context.Context) {
 		c.m.opt.Log.Warn("container of a dead monitor not killed", "container", c.id, "err", err)
 	}
 	end := containerView{code: exitUnknown, reason: "Unknown", message: "the pod's monitor died: how the container ended is not known"}
-	c.fail(end, func(r *containerRecord) { r.Lost = true })
+	fail(c, end, func(r *containerRecord) { r.Lost = true })
 }
