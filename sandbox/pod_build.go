@@ -27,6 +27,9 @@ const (
 	clearBudget = 2 * time.Minute
 )
 
+// defaultParent is the cgroup above the pods whose client names no parent.
+const defaultParent = "/berth"
+
 // shmSize is the size of a pod's /dev/shm: 64 MiB, as every other runtime gives.
 const shmSize = 64 << 20
 
@@ -128,7 +131,7 @@ func (b building) prepare() error {
 	case parent == "" && p.m.opt.SystemdCgroup:
 		parent = "berth.slice"
 	case parent == "":
-		parent, own = "/berth/"+p.id, true
+		parent, own = defaultParent+"/"+p.id, true
 	case !p.m.opt.SystemdCgroup:
 		_, err := cgroup.Open(parent)
 		own = errors.Is(err, fs.ErrNotExist)
@@ -186,7 +189,13 @@ func (b building) makeCgroup() error {
 	if p.m.opt.SystemdCgroup {
 		return nil
 	}
-	_, err := cgroup.Create(p.rec.Parent, p.m.driver())
+	// Another pod's removal may take the empty directory above from under our hands.
+	var err error
+	for range 3 {
+		if _, err = cgroup.Create(p.rec.Parent, p.m.driver()); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
 	return err
 }
 

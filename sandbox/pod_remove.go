@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/berth-runtime/berth/sandbox/operation"
@@ -140,7 +141,13 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	if len(p.m.index.Load().podsIn(p.rec.Parent)) > 1 {
 		return nil
 	}
-	return g.Remove(ctx)
+	if err := g.Remove(ctx); err != nil {
+		return err
+	}
+	if above, err := cgroup.Open(defaultParent); err == nil && strings.HasPrefix(p.rec.Parent, defaultParent+"/") {
+		above.Prune()
+	}
+	return nil
 }
 
 // podsIn returns the pods that share a cgroup parent.

@@ -1,7 +1,8 @@
 // Package event hands the CRI's container events to any number of subscribers.
 //
 // Publishing never waits for a subscriber; one that lags too far behind is cut off and has to list again. On a stream
-// time never goes backwards. What an event says is the publisher's business, nothing of pods may live here.
+// time never goes backwards. What an event says is the publisher's business;
+// nothing of pods may live here.
 package event
 
 import (
