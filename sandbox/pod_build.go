@@ -135,6 +135,9 @@ func (b building) prepare() error {
 	case !p.m.opt.SystemdCgroup:
 		_, err := cgroup.Open(parent)
 		own = errors.Is(err, fs.ErrNotExist)
+		for _, other := range p.m.index.Load().podsIn(parent) {
+			own = own || other.rec.OwnParent // the last of those who share it removes it
+		}
 	}
 	for _, dir := range []string{p.dir(), p.state(), p.nsDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {

@@ -138,7 +138,7 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	if err != nil {
 		return err
 	}
-	if len(p.m.index.Load().podsIn(p.rec.Parent)) > 1 {
+	if len(p.m.index.Load().podsIn(p.rec.Parent)) > 0 {
 		return nil
 	}
 	if err := g.Remove(ctx); err != nil {
@@ -150,7 +150,7 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	return nil
 }
 
-// podsIn returns the pods that share a cgroup parent.
+// podsIn returns the ready pods that have this cgroup parent.
 func (x *index) podsIn(parent string) []*Pod {
 	var out []*Pod
 	for _, p := range x.podList {
