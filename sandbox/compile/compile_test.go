@@ -253,8 +253,14 @@ func TestMissingParts(t *testing.T) {
 		"uts":    func(in *compile.Input) { in.Paths.UTS = "" },
 		"pid":    func(in *compile.Input) { in.Paths.PIDNew = false },
 		"pidnew": func(in *compile.Input) { sec(in).NamespaceOptions.Pid = rt.NamespaceMode_NODE },
-		"user":   func(in *compile.Input) { o := userns(); in.Pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions = o; sec(in).NamespaceOptions.UsernsOptions = o },
-		"image":  func(in *compile.Input) { in.Container.Mounts = []*rt.Mount{{ContainerPath: "/i", Image: &rt.ImageSpec{Image: "x"}}} },
+		"user": func(in *compile.Input) {
+			o := userns()
+			in.Pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions = o
+			sec(in).NamespaceOptions.UsernsOptions = o
+		},
+		"image": func(in *compile.Input) {
+			in.Container.Mounts = []*rt.Mount{{ContainerPath: "/i", Image: &rt.ImageSpec{Image: "x"}}}
+		},
 		"layers": func(in *compile.Input) {
 			in.Container.Mounts = []*rt.Mount{{ContainerPath: "/i", Image: &rt.ImageSpec{Image: "x"}}}
 			in.Images = map[int]compile.ImageVolume{0: {}}
@@ -409,3 +415,13 @@ func TestHostname(t *testing.T) {
 }
 
 func isInvalid(err error) bool { return errorsIs(err, fs.ErrInvalid) }
+
+func toJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+func equalJSON(a, b any) bool { return toJSON(a) == toJSON(b) }
