@@ -2,10 +2,13 @@ package compile_test
 
 import (
 	"encoding/base64"
-	"maps"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -13,245 +16,6 @@ import (
 
 	"github.com/berth-runtime/berth/sandbox/compile"
 )
-
-func TestCapabilities(t *testing.T) {
-	t.Parallel()
-	all, def := compile.KnownCaps(), compile.DefaultCaps()
-	without := func(l []string, drop ...string) []string {
-		return slices.DeleteFunc(slices.Clone(l), func(s string) bool { return slices.Contains(drop, s) })
-	}
-	for _, c := range []struct {
-		add, drop, ambient string
-		want, wantAmbient  []string
-	}{
-		{"", "", "", def, nil},
-		{"SYS_ADMIN", "", "", append([]string{"CAP_SYS_ADMIN"}, def...), nil},
-		{"cap_sys_time CAP_CHOWN", "chown", "", append(without(def, "CAP_CHOWN"), "CAP_SYS_TIME"), nil},
-		{"ALL", "", "", all, nil},
-		{"all", "NET_RAW MKNOD", "", without(all, "CAP_NET_RAW", "CAP_MKNOD"), nil},
-		{"", "ALL", "", nil, nil},
-		{"NET_ADMIN KILL", "All", "", []string{"CAP_NET_ADMIN", "CAP_KILL"}, nil},
-		{"ALL", "ALL", "", nil, nil},
-		{"ALL KILL", "ALL", "", []string{"CAP_KILL"}, nil},
-		{"", "ALL", "NET_BIND_SERVICE", []string{"CAP_NET_BIND_SERVICE"}, []string{"CAP_NET_BIND_SERVICE"}},
-		{"", "KILL", "KILL CHOWN", without(def, "CAP_KILL"), []string{"CAP_CHOWN"}},
-		{"", "ALL", "ALL", all, all},
-	} {
-		in := input()
-		sec(&in).Capabilities = &rt.Capability{
-			AddCapabilities: strings.Fields(c.add), DropCapabilities: strings.Fields(c.drop), AddAmbientCapabilities: strings.Fields(c.ambient),
-		}
-		spec, err := compile.Container(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := spec.Process.Capabilities
-		if !same(got.Bounding, c.want) || !same(got.Effective, c.want) || !same(got.Permitted, c.want) {
-			t.Errorf("add %q drop %q: %v", c.add, c.drop, got.Bounding)
-		}
-		if !same(got.Ambient, c.wantAmbient) || !same(got.Inheritable, c.wantAmbient) {
-			t.Errorf("add %q drop %q: ambient %v, inheritable %v", c.add, c.drop, got.Ambient, got.Inheritable)
-		}
-	}
-}
-
-func same(a, b []string) bool {
-	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
-}
-
-// A capability the kernel lacks is left out, not an error.
-func TestOldKernelCaps(t *testing.T) {
-	t.Parallel()
-	in := input()
-	in.Host.Caps = []string{"CAP_CHOWN", "CAP_KILL"}
-	in.Options.DefaultCaps = []string{"CAP_KILL"}
-	sec(&in).Capabilities = &rt.Capability{AddCapabilities: []string{"BPF", "CHOWN"}}
-	spec, err := compile.Container(in)
-	if err != nil || !slices.Equal(spec.Process.Capabilities.Bounding, []string{"CAP_CHOWN", "CAP_KILL"}) {
-		t.Errorf("%v %v", spec, err)
-	}
-}
-
-func TestSeccomp(t *testing.T) {
-	t.Parallel()
-	const (
-		none      = rt.SecurityProfile_Unconfined
-		def       = rt.SecurityProfile_RuntimeDefault
-		local     = rt.SecurityProfile_Localhost
-		allow     = `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["chmod"],"action":"SCMP_ACT_ERRNO","excludes":{"caps":["CAP_SYS_ADMIN"]}}]}`
-		unlimited = "" // nothing
-	)
-	for _, c := range []struct {
-		name  string
-		field *rt.SecurityProfile
-		old   string
-		bytes string
-		want  string // default action, "" none, "!" error
-	}{
-		{"nil", nil, "", "", ""},
-		{"unconfined", &rt.SecurityProfile{ProfileType: none}, "runtime/default", "", ""},
-		{"default", &rt.SecurityProfile{ProfileType: def}, "", "", "SCMP_ACT_ERRNO"},
-		{"old default", nil, "runtime/default", "", "SCMP_ACT_ERRNO"},
-		{"docker default", nil, "docker/default", "", "SCMP_ACT_ERRNO"},
-		{"old unconfined", nil, "unconfined", "", ""},
-		{"local", &rt.SecurityProfile{ProfileType: local, LocalhostRef: "/p.json"}, "", allow, "SCMP_ACT_ALLOW"},
-		{"local prefix", &rt.SecurityProfile{ProfileType: local, LocalhostRef: "localhost//p.json"}, "", allow, "SCMP_ACT_ALLOW"},
-		{"old local", nil, "localhost//p.json", allow, "SCMP_ACT_ALLOW"},
-		{"missing", &rt.SecurityProfile{ProfileType: local, LocalhostRef: "/p.json"}, "", unlimited, "!"},
-		{"empty object", nil, "localhost//p.json", `{}`, "!"},
-		{"not json", nil, "localhost//p.json", `nope`, "!"},
-		{"bad action", nil, "localhost//p.json", `{"defaultAction":"ALLOW"}`, "!"},
-		{"bad rule", nil, "localhost//p.json", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"?"}]}`, "!"},
-		{"nameless rule", nil, "localhost//p.json", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"action":"SCMP_ACT_LOG"}]}`, "!"},
-		{"no default", nil, "localhost//p.json", `{"syscalls":[{"names":["x"],"action":"SCMP_ACT_LOG"}]}`, "!"},
-	} {
-		in := input()
-		sec(&in).Seccomp, sec(&in).SeccompProfilePath, in.Seccomp = c.field, c.old, []byte(c.bytes)
-		spec, err := compile.Container(in)
-		switch {
-		case c.want == "!":
-			if !isInvalid(err) || !strings.HasPrefix(err.Error(), "linux.security_context.seccomp") {
-				t.Errorf("%s: %v", c.name, err)
-			}
-		case err != nil:
-			t.Errorf("%s: %v", c.name, err)
-		case c.want == "":
-			if spec.Linux.Seccomp != nil {
-				t.Errorf("%s: confined", c.name)
-			}
-		case spec.Linux.Seccomp == nil || string(spec.Linux.Seccomp.DefaultAction) != c.want:
-			t.Errorf("%s: %+v", c.name, spec.Linux.Seccomp)
-		}
-	}
-}
-
-// The default profile follows the container's capabilities.
-func TestSeccompByCapability(t *testing.T) {
-	t.Parallel()
-	allows := func(l *specs.LinuxSeccomp, call string) bool {
-		return slices.ContainsFunc(l.Syscalls, func(s specs.LinuxSyscall) bool {
-			return s.Action == specs.ActAllow && len(s.Args) == 0 && slices.Contains(s.Names, call)
-		})
-	}
-	for _, c := range []struct {
-		caps []string
-		want bool
-	}{{nil, false}, {[]string{"SYS_ADMIN"}, true}} {
-		in := input()
-		sec(&in).Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_RuntimeDefault}
-		sec(&in).Capabilities = &rt.Capability{AddCapabilities: c.caps}
-		spec, err := compile.Container(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := allows(spec.Linux.Seccomp, "mount"); got != c.want {
-			t.Errorf("caps %v: mount allowed %v", c.caps, got)
-		}
-		if !allows(spec.Linux.Seccomp, "read") {
-			t.Error("read is not allowed")
-		}
-	}
-}
-
-func TestNoSeccompHost(t *testing.T) {
-	t.Parallel()
-	in := input()
-	in.Host.NoSeccomp = true
-	sec(&in).Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_RuntimeDefault}
-	if spec, err := compile.Container(in); err != nil || spec.Linux.Seccomp != nil {
-		t.Error(err)
-	}
-	sec(&in).Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_Localhost, LocalhostRef: "/p"}
-	if _, err := compile.Container(in); !isInvalid(err) {
-		t.Error(err)
-	}
-}
-
-func TestSeccompFile(t *testing.T) {
-	t.Parallel()
-	cc := container()
-	sc := cc.Linux.SecurityContext
-	for _, c := range []struct {
-		old, want string
-		priv      bool
-	}{{"", "", false}, {"localhost//a/b.json", "/a/b.json", false}, {"localhost//a", "", true}, {"unconfined", "", false}} {
-		sc.SeccompProfilePath, sc.Privileged = c.old, c.priv
-		if got, err := compile.SeccompFile(cc); err != nil || got != c.want {
-			t.Errorf("%+v: %q %v", c, got, err)
-		}
-	}
-	sc.SeccompProfilePath, sc.Privileged = "localhost/a", false
-	if _, err := compile.SeccompFile(cc); !isInvalid(err) {
-		t.Error(err)
-	}
-}
-
-func TestAppArmor(t *testing.T) {
-	t.Parallel()
-	const (
-		none  = rt.SecurityProfile_Unconfined
-		def   = rt.SecurityProfile_RuntimeDefault
-		local = rt.SecurityProfile_Localhost
-	)
-	for _, c := range []struct {
-		host  bool
-		field *rt.SecurityProfile
-		old   string
-		want  string
-	}{
-		{true, nil, "", compile.AppArmorDefault},
-		{true, nil, "runtime/default", compile.AppArmorDefault},
-		{true, nil, "unconfined", ""},
-		{true, nil, "localhost/mine", "mine"},
-		{true, &rt.SecurityProfile{ProfileType: def}, "unconfined", compile.AppArmorDefault},
-		{true, &rt.SecurityProfile{ProfileType: none}, "localhost/mine", ""},
-		{true, &rt.SecurityProfile{ProfileType: local, LocalhostRef: "localhost/mine"}, "", "mine"},
-		{false, nil, "", ""},
-		{false, &rt.SecurityProfile{ProfileType: def}, "", ""},
-		{false, &rt.SecurityProfile{ProfileType: local, LocalhostRef: "mine"}, "", "!"},
-		{false, nil, "localhost/mine", "!"},
-	} {
-		in := input()
-		in.Host.AppArmor = c.host
-		sec(&in).Apparmor, sec(&in).ApparmorProfile = c.field, c.old
-		spec, err := compile.Container(in)
-		if c.want == "!" {
-			if !isInvalid(err) {
-				t.Errorf("%+v: %v", c, err)
-			}
-			continue
-		}
-		if err != nil || spec.Process.ApparmorProfile != c.want {
-			t.Errorf("%+v: %v", c, err)
-		}
-	}
-	in := input()
-	in.Host.AppArmor, in.Options.AppArmorProfile = true, "own"
-	if spec, err := compile.Container(in); err != nil || spec.Process.ApparmorProfile != "own" {
-		t.Error(err)
-	}
-}
-
-func TestLabel(t *testing.T) {
-	t.Parallel()
-	base := compile.Label{Process: "u:r:t:s0:c1,c2", Mount: "u:o:f:s0:c1,c2"}
-	for _, c := range []struct {
-		o    *rt.SELinuxOption
-		want compile.Label
-	}{
-		{nil, base},
-		{&rt.SELinuxOption{}, base},
-		{&rt.SELinuxOption{Level: "s0:c9"}, compile.Label{Process: "u:r:t:s0:c9", Mount: "u:o:f:s0:c9"}},
-		{&rt.SELinuxOption{User: "a", Role: "b", Type: "c"}, compile.Label{Process: "a:b:c:s0:c1,c2", Mount: base.Mount}},
-	} {
-		if got := base.With(c.o); got != c.want {
-			t.Errorf("%v: %v", c.o, got)
-		}
-	}
-	if got := (compile.Label{}).With(&rt.SELinuxOption{Type: "t"}); got.Process != "::t" || got.Mount != "" {
-		t.Errorf("%v", got)
-	}
-}
 
 func TestEnvBytes(t *testing.T) {
 	t.Parallel()
@@ -398,184 +162,6 @@ func TestMergeResources(t *testing.T) {
 	}
 }
 
-func TestSysctls(t *testing.T) {
-	t.Parallel()
-	def := compile.DefaultSysctls()
-	p := pod()
-	p.Linux.Sysctls = map[string]string{
-		"net.core.somaxconn": "1024", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "20", "net/ipv4/conf/eth0.1/forwarding": "1",
-		"net.ipv4.ip_unprivileged_port_start": "80",
-	}
-	got, err := compile.Sysctls(p, def)
-	want := map[string]string{
-		"net.core.somaxconn": "1024", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "20", "net.ipv4.conf.eth0/1.forwarding": "1",
-		"net.ipv4.ip_unprivileged_port_start": "80", "net.ipv4.ping_group_range": "0 2147483647",
-	}
-	if err != nil || !maps.Equal(got, want) {
-		t.Errorf("%v %v", got, err)
-	}
-	if f := compile.SysctlPath("net.ipv4.conf.eth0/1.forwarding"); f != "net/ipv4/conf/eth0.1/forwarding" {
-		t.Error(f)
-	}
-	p = pod()
-	p.Linux.SecurityContext.NamespaceOptions.UsernsOptions = userns()
-	if got, err = compile.Sysctls(p, def); err != nil || len(got) != 0 {
-		t.Errorf("user namespace: %v %v", got, err)
-	}
-	p = pod()
-	p.Linux.SecurityContext.NamespaceOptions.Network = rt.NamespaceMode_NODE
-	p.Linux.SecurityContext.NamespaceOptions.Ipc = rt.NamespaceMode_NODE
-	if got, err = compile.Sysctls(p, def); err != nil || len(got) != 0 {
-		t.Errorf("host network: %v %v", got, err)
-	}
-	for _, k := range []string{"net.core.somaxconn", "kernel.sem", "fs.mqueue.msg_max"} {
-		p.Linux.Sysctls = map[string]string{k: "1"}
-		if _, err := compile.Sysctls(p, nil); !isInvalid(err) {
-			t.Errorf("%s of the host: %v", k, err)
-		}
-	}
-}
-
-func TestSysctlRefusals(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct{ key, value string }{
-		{"kernel.core_pattern", "|/x"}, {"vm.swappiness", "1"}, {"fs.file-max", "1"}, {"kernel.shmfoo", "1"}, {"kernel.domainname", "x"},
-		{"net", "1"}, {"net.", "1"}, {"", ""}, {"net..x", "1"}, {"net.//.//.kernel.core_pattern", "1"}, {"net/../kernel/core_pattern", "1"},
-		{"net.core.x y", "1"}, {"net.core.\x00", "1"}, {"netx.core", "1"},
-		{"net.core.somaxconn", "1\nkernel.core_pattern=x"}, {"net.core.somaxconn", "1\x00"}, {"net.core.somaxconn", strings.Repeat("1", 5000)},
-	} {
-		p := pod()
-		p.Linux.Sysctls = map[string]string{c.key: c.value}
-		if got, err := compile.Sysctls(p, nil); !isInvalid(err) || !strings.HasPrefix(err.Error(), "linux.sysctls[") {
-			t.Errorf("%q=%q: %v %v", c.key, c.value, got, err)
-		}
-	}
-	p := pod()
-	p.Linux.Sysctls = map[string]string{"net.core.somaxconn": "1", "net/core/somaxconn": "2"}
-	if _, err := compile.Sysctls(p, nil); !isInvalid(err) {
-		t.Errorf("same twice: %v", err)
-	}
-}
-
-func FuzzSysctls(f *testing.F) {
-	f.Add("net.core.somaxconn", "1+kernel.core_pattern=|/x")
-	f.Add("net/ipv4/conf/a.b/c", "1")
-	f.Add("kernel.sem", "1\r2")
-	f.Fuzz(func(t *testing.T, key, value string) {
-		p := pod()
-		p.Linux.Sysctls = map[string]string{key: value}
-		set, err := compile.Sysctls(p, nil)
-		if err != nil {
-			return
-		}
-		for k, v := range set {
-			file := compile.SysctlPath(k)
-			steps := strings.Split(file, "/")
-			if slices.Contains(steps, "..") || slices.Contains(steps, "") || slices.Contains(steps, ".") {
-				t.Errorf("%q is the file %q", key, file)
-			}
-			if steps[0] != "net" && (steps[0] != "fs" || steps[1] != "mqueue") && (steps[0] != "kernel" || len(steps) != 2) {
-				t.Errorf("%q is the file %q", key, file)
-			}
-			if v != value || strings.ContainsAny(v, "\n\x00") {
-				t.Errorf("%q became %q", value, v)
-			}
-		}
-	})
-}
-
-func TestCgroupsPath(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		parent, id string
-		systemd    bool
-		want       string
-	}{
-		{"/kubepods/burstable/podx", "abc", false, "/kubepods/burstable/podx/abc"},
-		{"kubepods//x/", "abc", false, "/kubepods/x/abc"},
-		{"", "abc", false, "/berth/abc"},
-		{"/kubepods.slice/kubepods-podx.slice", "abc", true, "kubepods-podx.slice:berth:abc"},
-		{"test.slice", "abc", true, "test.slice:berth:abc"},
-		{"", "abc", true, "system.slice:berth:abc"},
-		{"/kubepods", "abc", true, ""},
-		{"/a.slice", "abc", false, ""},
-		{"/a/../../b", "abc", false, ""},
-		{"/a\n", "abc", false, ""},
-		{"/a", "", false, ""},
-		{"/a", "../b", false, ""},
-		{"a:b.slice", "abc", true, ""},
-		{"a--b.slice", "abc", true, ""},
-		{"-a.slice", "abc", true, ""},
-		{".slice", "abc", true, ""},
-	} {
-		got, err := compile.CgroupsPath(c.parent, c.id, c.systemd)
-		if got != c.want || (c.want == "") != isInvalid(err) {
-			t.Errorf("%+v: %q %v", c, got, err)
-		}
-	}
-}
-
-func TestResolv(t *testing.T) {
-	t.Parallel()
-	host := []byte("nameserver 9.9.9.9\n")
-	for _, c := range []struct {
-		dns  *rt.DNSConfig
-		want string
-	}{
-		{nil, string(host)},
-		{&rt.DNSConfig{}, ""},
-		{&rt.DNSConfig{Servers: []string{"1.1.1.1", "::1"}, Searches: []string{"a.b", "c"}, Options: []string{"ndots:5", "edns0"}}, "search a.b c\nnameserver 1.1.1.1\nnameserver ::1\noptions ndots:5 edns0\n"},
-		{&rt.DNSConfig{Servers: []string{"1.1.1.1\noptions x", "2.2.2.2"}, Searches: []string{""}}, "nameserver 2.2.2.2\n"},
-	} {
-		if got := string(compile.Resolv(c.dns, host)); got != c.want {
-			t.Errorf("%v: %q", c.dns, got)
-		}
-	}
-}
-
-func TestSignals(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		cri   rt.Signal
-		image string
-		want  syscall.Signal
-	}{
-		{0, "", syscall.SIGTERM}, {0, "SIGINT", syscall.SIGINT}, {0, "quit", syscall.SIGQUIT}, {0, " 9 ", syscall.SIGKILL}, {0, "64", 64},
-		{0, "SIGRTMIN", 34}, {0, "SIGRTMIN+3", 37}, {0, "rtmax-1", 63}, {0, "SIGCLD", syscall.SIGCHLD},
-		{0, "65", syscall.SIGTERM}, {0, "0", syscall.SIGTERM}, {0, "-1", syscall.SIGTERM}, {0, "SIGNONE", syscall.SIGTERM}, {0, "SIG", syscall.SIGTERM},
-		{0, "SIGRTMIN+99", syscall.SIGTERM}, {0, "SIGRTMIN3", syscall.SIGTERM}, {0, "SIGRTMIN+x", syscall.SIGTERM}, {0, "RTMAX+1", syscall.SIGTERM},
-		{10, "SIGTERM", syscall.SIGINT}, {8, "", syscall.SIGHUP}, {35, "", 34}, {38, "", 37}, {50, "", 49}, {51, "", 50}, {65, "", 64},
-	} {
-		got := compile.StopSignal(&rt.ContainerConfig{StopSignal: c.cri}, compile.ImageConfig{StopSignal: c.image})
-		if got != c.want {
-			t.Errorf("%+v: %d", c, got)
-		}
-	}
-}
-
-// Numbers of the CRI's enum and signals map to each other, whatever the names.
-func TestWireSignal(t *testing.T) {
-	t.Parallel()
-	for n := rt.Signal(1); n <= 65; n++ {
-		sig := compile.StopSignal(&rt.ContainerConfig{StopSignal: n}, compile.ImageConfig{})
-		back := compile.WireSignal(sig)
-		if compile.StopSignal(&rt.ContainerConfig{StopSignal: back}, compile.ImageConfig{}) != sig {
-			t.Errorf("%d is signal %d is %d", n, sig, back)
-		}
-		if back != n && n != 5 && n != 12 && n != 15 { // CLD, IOT, POLL have other names too
-			t.Errorf("%d is signal %d is %d", n, sig, back)
-		}
-	}
-	for sig := syscall.Signal(1); sig <= 64; sig++ {
-		if n := compile.WireSignal(sig); (n == 0) != (sig == 32 || sig == 33) {
-			t.Errorf("signal %d is %d", sig, n)
-		}
-	}
-	if compile.WireSignal(0) != 0 || compile.WireSignal(99) != 0 {
-		t.Error("no signal has a value")
-	}
-}
-
 func TestMissingDevice(t *testing.T) {
 	t.Parallel()
 	in := input()
@@ -591,7 +177,7 @@ func TestPrivilegedWithoutDevices(t *testing.T) {
 	goldens()["privileged"](&in)
 	in.Options.NoHostDevices = true
 	spec, err := compile.Container(in)
-	if err != nil || len(spec.Linux.Devices) != 1 {
+	if err != nil || len(spec.Linux.Devices) != 1 || spec.Linux.Resources.Devices[0].Allow {
 		t.Errorf("%v", err)
 	}
 }
@@ -602,5 +188,100 @@ func TestVolumes(t *testing.T) {
 	got := compile.Volumes(cc, compile.ImageConfig{Volumes: []string{"/v", "v/", "w", "/data", "/data/x", "/database", "/proc/x", "/", "", "/dev", "../etc", "/a\x00"}})
 	if want := []string{"/database", "/etc", "/v", "/w"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+// Two requests for one place: the later one is made, both may be used.
+func TestDeviceTwice(t *testing.T) {
+	t.Parallel()
+	in := input()
+	in.Container.Devices = []*rt.Device{{HostPath: "/dev/a", ContainerPath: "/dev/x"}, {HostPath: "/dev/b", ContainerPath: "/dev/x"}}
+	in.Devices = [][]compile.Device{{{Path: "/dev/x", Type: "c", Major: 1}}, {{Path: "/dev/x", Type: "c", Major: 2}}}
+	spec, err := compile.Container(in)
+	if err != nil || len(spec.Linux.Devices) != 1 || spec.Linux.Devices[0].Major != 2 {
+		t.Errorf("%v", err)
+	}
+}
+
+// Layers of an image volume go one by one to the native runtime, without escapes.
+func TestImageVolumeNative(t *testing.T) {
+	t.Parallel()
+	in := input()
+	in.Paths.Lower, in.Paths.Upper, in.Paths.Work = []string{"/l"}, "/u", "/w"
+	in.Container.Mounts = []*rt.Mount{{ContainerPath: "/i", Image: &rt.ImageSpec{Image: "x"}}}
+	in.Images = map[int]compile.ImageVolume{0: {Layers: []string{"/a:b", "/c"}}}
+	spec, err := compile.Container(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(spec.Mounts, func(m specs.Mount) bool { return m.Destination == "/i" })
+	if got := strings.Join(spec.Mounts[i].Options, " "); got != "lowerdir+=/a:b lowerdir+=/c ro nosuid nodev" {
+		t.Error(got)
+	}
+}
+
+// A pod without a /dev/shm of its own, and a writable cgroup by option.
+func TestOwnShm(t *testing.T) {
+	t.Parallel()
+	in := input()
+	in.Paths.Shm, in.Options.CgroupWritable = "", true
+	spec, err := compile.Container(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range spec.Mounts {
+		switch m.Destination {
+		case "/dev/shm":
+			if m.Type != "tmpfs" || !slices.Contains(m.Options, "mode=1777") {
+				t.Errorf("%+v", m)
+			}
+		case "/sys/fs/cgroup":
+			if !slices.Contains(m.Options, "rw") {
+				t.Errorf("%+v", m)
+			}
+		}
+	}
+}
+
+// The package decides; it must not be able to do. (syscall is there for Signal.)
+func TestPure(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pure := strings.Fields("bytes cmp encoding/base64 errors fmt io/fs maps net/netip path slices strconv strings syscall unicode/utf8")
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range f.Imports {
+			p, _ := strconv.Unquote(i.Path.Value)
+			if std := !strings.Contains(p, "."); std && !slices.Contains(pure, p) {
+				t.Errorf("%s imports %s", name, p)
+			}
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == "syscall" && !strings.HasPrefix(s.Sel.Name, "S") {
+					t.Errorf("%s uses syscall.%s", name, s.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func BenchmarkContainer(b *testing.B) {
+	in := input()
+	sec(&in).Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_RuntimeDefault}
+	for b.Loop() {
+		if _, err := compile.Container(in); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
