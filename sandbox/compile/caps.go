@@ -69,7 +69,7 @@ func (s capSet) put(names []string, v bool) {
 	}
 }
 
-// in lists the members of s in the order of all; what is not in all the kernel lacks.
+// in lists the members of s in the order of all; what is not in all can't be given.
 func (s capSet) in(all []string) []string {
 	list := []string{}
 	for _, c := range all {

@@ -55,7 +55,7 @@ type Host struct {
 	AppArmor      bool
 	SELinux       bool
 	NoSeccomp     bool     // the kernel has no seccomp filters
-	Caps          []string // all the kernel knows, "CAP_…"; nil: all known here
+	Caps          []string // "CAP_…" known to the kernel and in the daemon's bounding set; nil: all known here
 	Devices       []Device // nodes below /dev, for privileged containers
 	Hugetlb       []string // page sizes the hugetlb controller has, "2MB"
 	Swap          bool     // swap can be limited (memory.memsw.* or memory.swap.max)
