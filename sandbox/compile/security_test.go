@@ -1,5 +1,7 @@
 package compile_test
 
+//lint:file-ignore SA1019 clients still send the deprecated strings of profiles
+
 import (
 	"slices"
 	"strings"
