@@ -55,5 +55,5 @@ args=(-runtime-endpoint "$ENDPOINT" -image-endpoint "$ENDPOINT" -ginkgo.junit-re
 cd "$WORK"
 rc=0
 TMPDIR=$WORK "$WORK/critest" "${args[@]}" "$@" >"$out/output.txt" 2>&1 || rc=$?
-testsum -junit "$out/junit.xml" || rc=1
+testsum -junit -name critest ${TOTALS:+-totals "$TOTALS"} "$out/junit.xml" || rc=1
 exit $rc

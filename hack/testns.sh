@@ -15,6 +15,7 @@ if [ "${BERTH_TESTNS:-}" != inside ]; then
 	BERTH_TESTNS=inside exec unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private "$0" "$@"
 fi
 unset BERTH_TESTNS
+export BERTH_IN_TESTNS=1
 mount --make-rshared /
 mount -t tmpfs -o mode=755 netns /run/netns
 mount -t tmpfs -o mode=755 cni /var/lib/cni

@@ -116,21 +116,28 @@ func unpackInto(ctx context.Context, dir string, run func(ctx context.Context, d
 
 var errStalled = errors.New("no progress")
 
-// fetch streams one layer from the registry into dir/fs.
-func (s *Store) fetch(ctx context.Context, repo *registry.Repository, l registry.Layer, dir string) (*slot, error) {
+// fetcher brings one layer from a registry into dir/fs.
+type fetcher struct {
+	opts  *Options
+	repo  *registry.Repository
+	layer registry.Layer
+	dir   string
+}
+
+func (f fetcher) fetch(ctx context.Context) (*slot, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	moved := &atomic.Int64{}
 	// ends when the layer is done: cancel follows
-	go watch(ctx, moved, s.opts.ProgressTimeout, cancel)
-	res, err := s.stream(ctx, repo, l, dir, moved)
+	go watch(ctx, moved, f.opts.ProgressTimeout, cancel)
+	res, err := f.stream(ctx, moved)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
-			return nil, fmt.Errorf("%w in %s after %d bytes: %w", errStalled, s.opts.ProgressTimeout, moved.Load(), registry.ErrUnavailable)
+			return nil, fmt.Errorf("%w in %s after %d bytes: %w", errStalled, f.opts.ProgressTimeout, moved.Load(), registry.ErrUnavailable)
 		}
 		return nil, err
 	}
-	sl := &slot{key: key(l.DiffID.String()), at: dir, res: res}
+	sl := &slot{key: key(f.layer.DiffID.String()), at: f.dir, res: res}
 	return sl, sl.save()
 }
 
@@ -157,9 +164,10 @@ func watch(ctx context.Context, moved *atomic.Int64, timeout time.Duration, canc
 }
 
 // stream is the pipeline: registry -> digest -> (read-ahead) -> decompress -> digest -> child.
-func (s *Store) stream(ctx context.Context, repo *registry.Repository, l registry.Layer, dir string, moved *atomic.Int64) (layer.Result, error) {
+func (f fetcher) stream(ctx context.Context, moved *atomic.Int64) (layer.Result, error) {
+	l := f.layer
 	ctx, cancel := context.WithCancel(ctx)
-	body, err := repo.Blob(ctx, l.Blob)
+	body, err := f.repo.Blob(ctx, l.Blob)
 	if err != nil {
 		cancel()
 		return layer.Result{}, err
@@ -177,7 +185,7 @@ func (s *Store) stream(ctx context.Context, repo *registry.Repository, l registr
 	}
 	defer plain.Close()
 	tar := &verifier{r: plain, want: l.DiffID, size: -1, hash: l.DiffID.Algorithm().Hash(), rest: ahead}
-	res, err := layer.Unpack(ctx, layer.Job{Argv: s.opts.Unpack, Dir: filepath.Join(dir, "fs"), Stream: tar, Limits: s.opts.Limits})
+	res, err := layer.Unpack(ctx, layer.Job{Argv: f.opts.Unpack, Dir: filepath.Join(f.dir, "fs"), Stream: tar, Limits: f.opts.Limits})
 	if err != nil {
 		return res, err
 	}

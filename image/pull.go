@@ -108,7 +108,7 @@ func (s *Store) pullLayers(ctx context.Context, user string, repo *registry.Repo
 				return
 			}
 			err := s.layers.ensure(ctx, user, key(l.DiffID.String()), func(ctx context.Context, dir string) (*slot, error) {
-				return s.fetch(ctx, repo, l, dir)
+				return fetcher{&s.opts, repo, l, dir}.fetch(ctx)
 			})
 			if err != nil {
 				err = fmt.Errorf("layer %s: %w", l.Blob.Digest, err)
@@ -172,7 +172,7 @@ func (s *Store) adopt(rec *record, r, pinned ref) (Image, error) {
 	if err := s.complete(rec); err != nil {
 		return Image{}, err
 	}
-	if err := s.write(rec); err != nil {
+	if err := s.dir.write(rec); err != nil {
 		return Image{}, fmt.Errorf("write record: %w", err)
 	}
 	all := []*record{rec}
@@ -204,5 +204,5 @@ func (s *Store) without(x *record, names ...ref) (*record, error) {
 	if err := s.complete(&y); err != nil {
 		return nil, err
 	}
-	return &y, s.write(&y)
+	return &y, s.dir.write(&y)
 }

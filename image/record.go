@@ -48,8 +48,18 @@ func (r *record) keys() []string {
 	return slices.Compact(out)
 }
 
-func (s *Store) recordPath(id string) string {
-	return filepath.Join(s.imagesDir(), key(id)+".json")
+// recordDir is the directory of records.
+type recordDir string
+
+func (d recordDir) path(id string) string { return filepath.Join(string(d), key(id)+".json") }
+
+// write makes a record durable, then visible.
+func (d recordDir) write(r *record) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return writeDurably(d.path(r.ID), raw)
 }
 
 // complete fills in what is derived.
@@ -70,7 +80,7 @@ func (s *Store) complete(r *record) error {
 		files = &fileCache{}
 	}
 	r.image = Image{ID: r.ID, RepoTags: slices.Sorted(slices.Values(r.Tags)), RepoDigests: newest(r.Digests), Size: uint64(max(r.Size, 1)),
-		Pinned: s.pinned(r), Layers: dirs, Config: c, ConfigJSON: r.Config, files: files}
+		Pinned: r.matches(s.opts.Pinned), Layers: dirs, Config: c, ConfigJSON: r.Config, files: files}
 	return nil
 }
 
@@ -89,8 +99,9 @@ func newest(digests []string) []string {
 	return out
 }
 
-func (s *Store) pinned(r *record) bool {
-	for _, glob := range s.opts.Pinned {
+// matches says whether one of the globs fits one of the names.
+func (r *record) matches(globs []string) bool {
+	for _, glob := range globs {
 		for _, name := range slices.Concat(r.Tags, r.Digests, []string{r.ID}) {
 			if ok, _ := path.Match(glob, name); ok {
 				return true
@@ -102,7 +113,7 @@ func (s *Store) pinned(r *record) bool {
 
 // loadRecords reads all records. One that is damaged, or lacks a layer, is removed.
 func (s *Store) loadRecords(ctx context.Context) (good []*record, warnings []error, err error) {
-	entries, err := os.ReadDir(s.imagesDir())
+	entries, err := os.ReadDir(string(s.dir))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -110,9 +121,9 @@ func (s *Store) loadRecords(ctx context.Context) (good []*record, warnings []err
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
 		}
-		name := filepath.Join(s.imagesDir(), e.Name())
+		name := filepath.Join(string(s.dir), e.Name())
 		r, err := s.loadRecord(name)
-		if err == nil && s.recordPath(r.ID) != name {
+		if err == nil && s.dir.path(r.ID) != name {
 			err = fmt.Errorf("is of image %s: %w", r.ID, fs.ErrInvalid)
 		}
 		if err == nil {
@@ -155,18 +166,9 @@ func (s *Store) dedupe(records []*record) []error {
 		if len(r.Tags) == before {
 			continue
 		}
-		errs = append(errs, s.complete(r), s.write(r))
+		errs = append(errs, s.complete(r), s.dir.write(r))
 	}
 	return errs
-}
-
-// write makes a record durable, then visible.
-func (s *Store) write(r *record) error {
-	raw, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return writeDurably(s.recordPath(r.ID), raw)
 }
 
 // writeDurably replaces a file by a new one that is on disk before it is named.

@@ -40,6 +40,7 @@ var ErrRegistryUnavailable = errors.New("RegistryUnavailable")
 // Store keeps images. Its methods may be called from any goroutine.
 type Store struct {
 	opts   Options
+	dir    recordDir
 	layers *layers
 	now    func() time.Time
 
@@ -71,8 +72,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("image store root %q: %w", opts.Root, errors.Join(fs.ErrInvalid, err))
 	}
 	opts.Root = root
-	s := &Store{opts: opts, now: time.Now}
-	if err := os.MkdirAll(s.imagesDir(), 0o700); err != nil {
+	s := &Store{opts: opts, dir: recordDir(filepath.Join(root, "images")), now: time.Now}
+	if err := os.MkdirAll(string(s.dir), 0o700); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
 	if s.layers, s.warnings, err = openLayers(filepath.Join(root, "layers")); err != nil {
@@ -95,8 +96,6 @@ func (s *Store) Warnings() []error { return s.warnings }
 
 // Close waits for removals under way. Nothing depends on it.
 func (s *Store) Close() { s.layers.wait() }
-
-func (s *Store) imagesDir() string { return filepath.Join(s.opts.Root, "images") }
 
 // publish makes a new snapshot current. The caller holds mu or is alone.
 func (s *Store) publish(records []*record) {
@@ -160,7 +159,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(s.recordPath(r.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(s.dir.path(r.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove image %s: %w", r.ID, err)
 	}
 	s.publish(slices.DeleteFunc(s.records(), func(x *record) bool { return x.ID == r.ID }))

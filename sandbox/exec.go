@@ -183,13 +183,13 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	c := p.c
 	name := filepath.Base(p.id)
 	s := wire.Spawn{
-		ID: p.id, Dir: c.dir(), PassIO: true, TTY: tty, Env: runtimeEnv(),
+		ID: p.id, PassIO: true, TTY: tty, Env: runtimeEnv(),
 		PidFile: filepath.Join(c.pod.state(), c.id+"."+name+".pid"), Timeout: int64(runtimeTimeout / time.Millisecond),
 	}
 	x := oci.ExecArgs{ID: c.id, Process: "/proc/self/fd/3", PidFile: s.PidFile, Cgroup: p.sub.Arg()}
 	if tty {
 		s.ConsoleSocket = c.id[:12] + "." + name + ".tty"
-		x.ConsoleSocket = filepath.Join(c.pod.state(), s.ConsoleSocket)
+		x.ConsoleSocket = s.ConsoleSocket // relative: the whole path may not fit into a socket's address
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
@@ -215,7 +215,11 @@ func (x execution) document(cmd []string, tty bool) (*os.File, error) {
 	if err := load(filepath.Join(c.dir(), "config.json"), &spec); err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(compile.Process(&spec, cmd, tty))
+	proc, err := compile.Process(&spec, cmd, tty)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(proc)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ const holderTime = 20 * time.Second
 
 // namespaces says which namespaces the pod has of its own (CRI NamespaceOption).
 func (c podConfig) namespaces(host string) (ns.Spec, error) {
-	sysctls, err := compile.Sysctls(c.PodSandboxConfig)
+	sysctls, err := compile.Sysctls(c.PodSandboxConfig, compile.DefaultSysctls())
 	if err != nil {
 		return ns.Spec{}, err
 	}
@@ -55,7 +55,7 @@ func idMaps(maps []*rt.IDMapping) []ns.IDMap {
 // holder is let go. Where the pod shares a PID namespace it stays, as that namespace's init.
 func (b building) makeNamespaces(ctx context.Context, mon *monitor.Monitor) error {
 	p := b.p
-	spec, err := p.cfg.namespaces(p.m.host.compile.Hostname)
+	spec, err := p.cfg.namespaces(p.m.host.Compile.Hostname)
 	if err != nil {
 		return err
 	}

@@ -5,14 +5,19 @@
 //
 //	berth-monitor [--oom-score-adj=N] [DIR]
 //
-// DIR is for the reader of ps only.
+// DIR is for the reader of ps only. It imports neither os nor fmt: one runs for every pod of a node.
+//
+// With one P there is no need to know the CPU limit of its cgroup, nor to keep the files open in which it stands.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (
-	"os"
-	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/sandbox/monitor/loop"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
@@ -20,35 +25,57 @@ import (
 )
 
 func main() {
-	if hold.Is(os.Args) {
-		os.Exit(hold.Main())
+	args := arguments()
+	if hold.Is(args) {
+		syscall.Exit(hold.Main())
 	}
-	if err := run(); err != nil {
-		os.Stderr.WriteString("berth-monitor: " + err.Error() + "\n")
-		os.Exit(1)
+	if err := run(args); err != nil {
+		syscall.Write(2, []byte("berth-monitor: "+err.Error()+"\n"))
+		syscall.Exit(1)
 	}
 }
 
-func run() error {
-	for _, arg := range os.Args[1:] {
+func run(args []string) error {
+	for _, arg := range args {
 		const flag = "--oom-score-adj="
 		if len(arg) > len(flag) && arg[:len(flag)] == flag {
 			// Lowering needs CAP_SYS_RESOURCE; without it the monitor is as mortal as the daemon.
-			os.WriteFile("/proc/self/oom_score_adj", []byte(arg[len(flag):]), 0)
+			if fd, err := syscall.Open("/proc/self/oom_score_adj", syscall.O_WRONLY|syscall.O_CLOEXEC, 0); err == nil {
+				syscall.Write(fd, []byte(arg[len(flag):]))
+				syscall.Close(fd)
+			}
 		}
 	}
-	var ends [2]int
-	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
+	// Before descriptor 5 is taken: one that was not handed over is an error, not a surprise.
+	for _, fd := range [...]int{wire.ListenFD, wire.LockFD} {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+			return err
+		}
+	}
+	signals, err := loop.Signals()
+	if err != nil {
 		return err
 	}
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGHUP)
-	// ends with the process
-	go func() {
-		for s := range c {
-			syscall.Write(ends[1], []byte{byte(s.(syscall.Signal))})
-		}
-	}()
 	syscall.Umask(0o022)
-	return loop.Run(loop.Options{Listen: wire.ListenFD, Lock: wire.LockFD, Signals: ends[0], Grace: 5 * time.Second})
+	return loop.Run(loop.Options{Listen: wire.ListenFD, Lock: wire.LockFD, Signals: signals, Grace: 5 * time.Second})
+}
+
+// arguments reads the process's arguments, as os.Args would have them.
+func arguments() []string {
+	fd, err := syscall.Open("/proc/self/cmdline", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer syscall.Close(fd)
+	var buf [8192]byte
+	n, _ := syscall.Read(fd, buf[:])
+	var args []string
+	start := 0
+	for i := range max(n, 0) {
+		if buf[i] == 0 {
+			args = append(args, string(buf[start:i]))
+			start = i + 1
+		}
+	}
+	return args
 }

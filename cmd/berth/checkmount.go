@@ -41,43 +41,29 @@ func tryMountAPI() (string, error) {
 	return "", m.Close()
 }
 
-// withOverlay makes an overlay and lets it go.
+// withOverlay makes a detached overlay of two empty layers, which lower hands to the file system one by one.
 func withOverlay(lower func(fs int, dir string) error) error {
-	m, err := overlayMount(lower)
-	if err != nil {
-		return err
-	}
-	return m.Close()
-}
-
-// overlayMount makes a detached overlay of two empty layers; lower hands each to the file system.
-func overlayMount(lower func(fs int, dir string) error) (*os.File, error) {
 	base, err := os.MkdirTemp("", "berth-check-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer os.RemoveAll(base)
 	for _, d := range []string{"a", "b", "upper", "work"} {
 		if err := os.Mkdir(filepath.Join(base, d), 0o700); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return detached("overlay", func(fs int) error {
+	m, err := detached("overlay", func(fs int) error {
 		return errors.Join(
 			lower(fs, filepath.Join(base, "a")), lower(fs, filepath.Join(base, "b")),
 			unix.FsconfigSetString(fs, "upperdir", filepath.Join(base, "upper")),
 			unix.FsconfigSetString(fs, "workdir", filepath.Join(base, "work")),
 			unix.FsconfigSetFlag(fs, "volatile"))
 	})
-}
-
-// mountOf makes a detached mount to try attributes on: an empty tmpfs, or an overlay on directories that are gone
-// by then, which does not matter to it.
-func mountOf(fstype string) (m *os.File, err error) {
-	if fstype == "tmpfs" {
-		return detached(fstype, nil)
+	if err != nil {
+		return err
 	}
-	return overlayMount(func(fs int, dir string) error { return unix.FsconfigSetString(fs, "lowerdir+", dir) })
+	return m.Close()
 }
 
 func tryOverlay() (string, error) {
@@ -169,20 +155,10 @@ func tryIDMap() (string, error) {
 		return "", err
 	}
 	defer end()
-	var works []string
-	for _, fstype := range []string{"tmpfs", "overlay"} {
-		m, err := mountOf(fstype)
-		if err != nil {
-			continue
-		}
-		err = unix.MountSetattr(int(m.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
-		m.Close()
-		if err == nil {
-			works = append(works, fstype)
-		}
+	m, err := detached("tmpfs", nil)
+	if err != nil {
+		return "", err
 	}
-	if len(works) == 0 {
-		return "", errors.New("tmpfs can't be mapped")
-	}
-	return fmt.Sprint(works), nil
+	defer m.Close()
+	return "", unix.MountSetattr(int(m.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
 }

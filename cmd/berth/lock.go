@@ -33,7 +33,7 @@ func lockDirs(c *config) (locks, error) {
 		switch {
 		case errors.As(err, &busy):
 			held.Close()
-			return nil, fmt.Errorf("%s is in use by another daemon, pid %s: stop that one, or give this one another %s", d.path, busy, d.flag)
+			return nil, fmt.Errorf("%s is in use by another daemon, pid %s: stop that one, or give this one another %s", d.path, string(busy), d.flag)
 		case err != nil:
 			held.Close()
 			return nil, fmt.Errorf("use %s: %w: choose another directory with %s", d.path, err, d.flag)

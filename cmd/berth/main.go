@@ -73,6 +73,8 @@ func run(io std, args []string) int {
 // usageError is a command line that makes no sense.
 type usageError struct{ error }
 
+func (u usageError) Unwrap() error { return u.error }
+
 func usage(w io.Writer) {
 	fmt.Fprintf(w, "Berth is a container runtime for Kubernetes nodes.\n\nUsage: berth COMMAND\n\n")
 	for _, c := range commands() {

@@ -78,6 +78,7 @@ func serve(io std, args []string) error {
 type daemon struct {
 	server *cri.Server
 	pods   *sandbox.Manager
+	images *image.Store
 }
 
 // build puts the parts together: image store, network, pods (which are recovered here), server.
@@ -89,6 +90,9 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}})
 	if err != nil {
 		return nil, fmt.Errorf("open images in %s: %w", c.Root, err)
+	}
+	for _, w := range images.Warnings() {
+		log.Warn("image store", "err", w)
 	}
 	network, err := netplugin.New(netplugin.Options{
 		ConfDir: c.CNIConfDir, BinDirs: filepath.SplitList(c.CNIBinDir), CacheDir: filepath.Join(c.Root, "net"),
@@ -112,11 +116,13 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open streaming server: %w", err), pods.Close(ctx))
 	}
-	return &daemon{server: server, pods: pods}, nil
+	return &daemon{server: server, pods: pods, images: images}, nil
 }
 
 func (d *daemon) close(ctx context.Context) error {
-	return errors.Join(d.server.Close(ctx), d.pods.Close(ctx))
+	err := errors.Join(d.server.Close(ctx), d.pods.Close(ctx))
+	d.images.Close()
+	return err
 }
 
 // handlers are the runtimes; the native one comes first, which makes it the default.
@@ -145,9 +151,25 @@ func newLog(w io.Writer, level string) *slog.Logger {
 		l = slog.LevelInfo
 	}
 	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
-	klog.SetSlogLogger(log)
+	klog.SetSlogLogger(slog.New(demoted{log.Handler()}))
 	return log
 }
+
+// demoted logs everything at level debug: what the streaming library calls an unhandled error is one its client has
+// been told of, such as a command that does not exist.
+type demoted struct{ slog.Handler }
+
+func (d demoted) Enabled(ctx context.Context, _ slog.Level) bool {
+	return d.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (d demoted) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return d.Handler.Handle(ctx, r)
+}
+
+func (d demoted) WithAttrs(a []slog.Attr) slog.Handler { return demoted{d.Handler.WithAttrs(a)} }
+func (d demoted) WithGroup(name string) slog.Handler   { return demoted{d.Handler.WithGroup(name)} }
 
 // watchSignals writes all goroutines to the log on SIGUSR1, and keeps a log reader that went away (SIGPIPE) from
 // ending the daemon. The signals are caught, not ignored: what is ignored stays so in every program started.

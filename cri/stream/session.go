@@ -27,6 +27,9 @@ type session struct {
 // ExecInContainer implements remotecommand.Executor. An exit code other than 0 is an error of type exec.ExitError.
 func (x session) ExecInContainer(_ context.Context, _, _, _ string, _ []string, in io.Reader, out, err io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	code, e := x.run(streams{in, out, err, x.sizes(resize)})
+	if x.ctx.Err() != nil {
+		return nil // nobody is left to be told
+	}
 	if e == nil && code != 0 {
 		e = exec.CodeExitError{Err: fmt.Errorf("exit status %d", code), Code: code}
 	}
@@ -36,6 +39,9 @@ func (x session) ExecInContainer(_ context.Context, _, _, _ string, _ []string, 
 // AttachContainer implements remotecommand.Attacher.
 func (x session) AttachContainer(_ context.Context, _, _, _ string, in io.Reader, out, err io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
 	_, e := x.run(streams{in, out, err, x.sizes(resize)})
+	if x.ctx.Err() != nil {
+		return nil
+	}
 	return e
 }
 
@@ -67,6 +73,12 @@ func (x session) run(s streams) (int, error) {
 	}
 	if !x.opts.Stderr || x.opts.TTY {
 		s.err = nil
+	}
+	// SPDY carries each stream by itself: only its own end says that all of its data came before.
+	for _, w := range []io.WriteCloser{s.out, s.err} {
+		if w != nil {
+			defer w.Close()
+		}
 	}
 	if !x.exec {
 		err := x.rt.Attach(x.ctx, x.id, sandbox.AttachRequest{Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})

@@ -15,7 +15,7 @@ import (
 // file makes anything but a directory or a whiteout.
 func (a *applier) file(p place, base string, h *tar.Header, content io.Reader) error {
 	switch h.Typeflag {
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeGNUSparse:
 		return a.regular(p, base, h, content)
 	case tar.TypeLink:
 		return a.hardLink(p, base, h.Linkname)

@@ -235,6 +235,9 @@ func removeEntries(fd int) (uint64, error) {
 			return removed, err
 		}
 		_, _, names := unix.ParseDirent(buf[:n], -1, nil)
+		if len(names) == 0 { // "." and ".." are left
+			return removed, nil
+		}
 		for _, name := range names {
 			err := unix.Unlinkat(fd, name, 0)
 			if err == unix.EISDIR {

@@ -42,7 +42,7 @@ func Unpack(ctx context.Context, j Job) (Result, error) {
 	widen(w)
 	var out, text bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = []string{"GOMAXPROCS=2", "GOTRACEBACK=none"}
+	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
 	cmd.Stdin = r
 	cmd.Stdout = &capped{&out, maxReport}
 	cmd.Stderr = &capped{&text, 4096}

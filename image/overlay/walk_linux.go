@@ -155,7 +155,7 @@ func walk(layers []string, name string) (int, error) {
 			}
 			todo = append(components(target), todo...)
 		default:
-			if len(todo) > 0 {
+			if len(todo) > 0 || strings.HasSuffix(name, "/") {
 				return -1, unix.ENOTDIR
 			}
 			return openRegular(layers[i], next)

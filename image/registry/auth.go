@@ -130,7 +130,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		switch name {
 		case "Accept", "Accept-Encoding", "Range", "User-Agent":
 		default:
-			req.Header.Del(name)
+			delete(req.Header, name) // as it is spelt: configured names are not canonical
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,7 +63,14 @@ type document struct {
 var errNoPlatform = fmt.Errorf("no image for this platform: %w", fs.ErrNotExist)
 
 func (r *Repository) choose(ctx context.Context, desc ocispec.Descriptor, match platforms.MatchComparer, depth int) (Image, error) {
-	raw, err := r.small(ctx, desc, maxManifest)
+	if strings.Contains(desc.MediaType, "docker.distribution.manifest.v1+") {
+		return Image{}, fmt.Errorf("manifest %s: schema 1: %w", desc.Digest, errors.ErrUnsupported)
+	}
+	ask := desc
+	if !isManifest(ask.MediaType) && !isIndex(ask.MediaType) {
+		ask.MediaType = ocispec.MediaTypeImageManifest // "application/json" and the like: else the library asks for a blob
+	}
+	raw, err := r.small(ctx, ask, maxManifest)
 	if err != nil {
 		return Image{}, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
@@ -115,6 +121,10 @@ func candidates(all []ocispec.Descriptor, match platforms.MatchComparer) []ocisp
 	return append(fit, open...)[:min(enough, len(fit)+len(open))]
 }
 
+func isManifest(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
+}
+
 func isIndex(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerIndex
 }
@@ -124,45 +134,46 @@ func isIndex(mediaType string) bool {
 func parse(raw []byte, announced string) (document, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &keys); err != nil {
+		return document{}, fmt.Errorf("%w: %w", fs.ErrInvalid, err)
+	}
+	if err := checkKeys(keys); err != nil {
 		return document{}, err
-	}
-	for k := range keys {
-		for _, known := range [...]string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"} {
-			if k != known && strings.EqualFold(k, known) {
-				return document{}, fmt.Errorf("ambiguous key %q: %w", k, fs.ErrInvalid)
-			}
-		}
-	}
-	if keys["fsLayers"] != nil {
-		return document{}, fmt.Errorf("schema 1 manifest: %w", errors.ErrUnsupported)
 	}
 	var doc document
-	if err := json.NewDecoder(bytes.NewReader(raw)).Decode(&doc); err != nil {
-		return document{}, err
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return document{}, fmt.Errorf("%w: %w", fs.ErrInvalid, err)
 	}
 	index := keys["manifests"] != nil
-	if index && (keys["layers"] != nil || keys["config"] != nil) {
-		return document{}, fmt.Errorf("both manifest and index: %w", fs.ErrInvalid)
-	}
 	if index && doc.Manifests == nil {
 		doc.Manifests = []ocispec.Descriptor{}
-	}
-	for _, t := range [...]string{doc.MediaType, announced} {
-		switch t {
-		case ocispec.MediaTypeImageIndex, dockerIndex:
-			if !index {
-				return document{}, fmt.Errorf("manifest announced as %s: %w", t, fs.ErrInvalid)
-			}
-		case ocispec.MediaTypeImageManifest, dockerManifest:
-			if index {
-				return document{}, fmt.Errorf("index announced as %s: %w", t, fs.ErrInvalid)
-			}
-		}
 	}
 	if !index && doc.Config == nil {
 		return document{}, fmt.Errorf("neither manifest nor index: %w", fs.ErrInvalid)
 	}
+	for _, t := range [...]string{doc.MediaType, announced} {
+		if index && isManifest(t) || !index && isIndex(t) {
+			return document{}, fmt.Errorf("index and manifest confused: announced as %s: %w", t, fs.ErrInvalid)
+		}
+	}
 	return doc, nil
+}
+
+// checkKeys refuses what encoding/json, which does not mind case, and a stricter reader would read differently.
+func checkKeys(keys map[string]json.RawMessage) error {
+	for k := range keys {
+		for _, known := range [...]string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"} {
+			if k != known && strings.EqualFold(k, known) {
+				return fmt.Errorf("ambiguous key %q: %w", k, fs.ErrInvalid)
+			}
+		}
+	}
+	if keys["fsLayers"] != nil {
+		return fmt.Errorf("schema 1 manifest: %w", errors.ErrUnsupported)
+	}
+	if keys["manifests"] != nil && (keys["layers"] != nil || keys["config"] != nil) {
+		return fmt.Errorf("both manifest and index: %w", fs.ErrInvalid)
+	}
+	return nil
 }
 
 // imageConfig is what pulling needs of an image configuration.
@@ -178,7 +189,9 @@ type imageConfig struct {
 
 // image reads the configuration of a manifest and pairs layers with their diff ids.
 func (r *Repository) image(ctx context.Context, desc ocispec.Descriptor, doc document, match platforms.MatchComparer) (Image, error) {
-	if t := doc.Config.MediaType; t != ocispec.MediaTypeImageConfig && t != dockerConfig && t != "" && t != "application/octet-stream" {
+	switch t := doc.Config.MediaType; t {
+	case ocispec.MediaTypeImageConfig, dockerConfig, "", "application/octet-stream":
+	default:
 		return Image{}, fmt.Errorf("manifest %s: configuration of type %s is no image's: %w", desc.Digest, t, errors.ErrUnsupported)
 	}
 	raw, err := r.small(ctx, *doc.Config, maxConfig)
@@ -198,11 +211,8 @@ func (r *Repository) image(ctx context.Context, desc ocispec.Descriptor, doc doc
 	img := Image{Manifest: desc, Config: raw, ID: doc.Config.Digest, Size: desc.Size + int64(len(raw))}
 	for i, l := range doc.Layers {
 		l.URLs = nil // a foreign layer's address is the image author's word; the registry has the blob or it is not pulled
-		if err := errors.Join(l.Digest.Validate(), c.RootFS.DiffIDs[i].Validate()); err != nil {
+		if err := checkLayer(l, c.RootFS.DiffIDs[i]); err != nil {
 			return Image{}, fmt.Errorf("manifest %s: layer %d: %w", desc.Digest, i, err)
-		}
-		if l.Size < 0 || strings.HasSuffix(l.MediaType, "+encrypted") {
-			return Image{}, fmt.Errorf("manifest %s: layer %d of size %d, type %s: %w", desc.Digest, i, l.Size, l.MediaType, errors.ErrUnsupported)
 		}
 		img.Layers = append(img.Layers, Layer{Blob: l, DiffID: c.RootFS.DiffIDs[i]})
 		img.Size += l.Size
@@ -210,10 +220,23 @@ func (r *Repository) image(ctx context.Context, desc ocispec.Descriptor, doc doc
 	return img, nil
 }
 
+func checkLayer(l ocispec.Descriptor, diffID digest.Digest) error {
+	if err := errors.Join(l.Digest.Validate(), diffID.Validate()); err != nil {
+		return fmt.Errorf("%w: %w", fs.ErrInvalid, err)
+	}
+	if l.Size < 0 {
+		return fmt.Errorf("size %d: %w", l.Size, fs.ErrInvalid)
+	}
+	if strings.HasSuffix(l.MediaType, "+encrypted") {
+		return fmt.Errorf("type %s: %w", l.MediaType, errors.ErrUnsupported)
+	}
+	return nil
+}
+
 // small reads a blob or manifest whole and checks its digest.
 func (r *Repository) small(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
 	if err := desc.Digest.Validate(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", fs.ErrInvalid, err)
 	}
 	if desc.Size > limit {
 		return nil, fmt.Errorf("%d bytes, at most %d: %w", desc.Size, limit, fs.ErrInvalid)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/berth-runtime/berth/sandbox/monitor"
+	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
 // The container may be dead long before its runtime program is: its exit is neither lost nor taken for an orphan's.
@@ -118,7 +119,7 @@ func TestDaemonComesBack(t *testing.T) {
 	}
 	c.in.WriteString("go\n")
 	eventually(t, "exit file", func() bool { _, err := os.Stat(dies.ExitFile); return err == nil })
-	time.Sleep(400 * time.Millisecond)
+	eventually(t, "one is left", func() bool { return len(children(m.Pid())) == 1 })
 	m2, err := monitor.Connect(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -135,23 +136,29 @@ func TestDaemonComesBack(t *testing.T) {
 	if l, err = m2.List(t.Context()); err != nil || len(l) != 1 {
 		t.Errorf("told twice: %+v %v", l, err)
 	}
-	// A third takes over from a second that does not know.
-	m3, err := monitor.Connect(t.Context(), dir)
+	out, _ := readLog(t, lives.Log)
+	if len(strings.Fields(out)) < 20 {
+		t.Error("the log paused")
+	}
+}
+
+// The newest connection is the daemon; the one before is cut.
+func TestNewestDaemon(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	run(t, m, plain(dir, "lives", "sleep"))
+	m2, err := monitor.Connect(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := <-m2.Exits(); ok {
+	defer m2.Close()
+	if _, ok := <-m.Exits(); ok {
 		t.Error("the replaced connection is open")
 	}
-	if err = m3.Signal(t.Context(), "lives", syscall.SIGKILL); err != nil {
+	if err = m2.Signal(t.Context(), "lives", syscall.SIGKILL); err != nil {
 		t.Error(err)
 	}
-	waitExit(t, m3, "lives")
-	out, _ := readLog(t, lives.Log)
-	if len(strings.Fields(out)) < 50 {
-		t.Error("the log paused")
-	}
-	m3.Close()
+	waitExit(t, m2, "lives")
 }
 
 func TestLock(t *testing.T) {
@@ -282,18 +289,88 @@ func TestNoLeaks(t *testing.T) {
 		m.Signal(t.Context(), id, syscall.SIGKILL)
 		waitExit(t, m, id)
 	}
-	one(0)
+	if _, err := m.List(t.Context()); err != nil { // it is up
+		t.Fatal(err)
+	}
 	before := fds()
-	for i := 1; i < 40; i++ {
+	for i := range 40 {
 		one(i)
 	}
-	if after := fds(); after != before {
-		t.Errorf("%d descriptors, then %d", before, after)
-	}
+	eventually(t, "as many descriptors as before", func() bool { return fds() == before })
 	if l, err := m.List(t.Context()); err != nil || len(l) != 0 {
 		t.Errorf("%+v %v", l, err)
 	}
 	if c := children(m.Pid()); len(c) != 0 {
 		t.Errorf("children %q", c)
+	}
+}
+
+// A runtime that is killed for its slowness leaves no container; a failure before it began touches none of an earlier one.
+func TestFailedRunKillsItsOwnOnly(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	slow := spawn(dir, "slow", 60_000, "sleep")
+	slow.Timeout = 500
+	if _, _, err := m.Run(t.Context(), slow, nil); !errors.Is(err, syscall.ETIMEDOUT) {
+		t.Error(err)
+	}
+	eventually(t, "nothing is left", func() bool { return len(children(m.Pid())) == 0 })
+	good := spawn(dir, "good", 0, "sleep")
+	pid := run(t, m, good).Pid
+	bad := good
+	bad.ID, bad.Log = "bad", "/proc/nowhere/log"
+	if _, _, err := m.Run(t.Context(), bad, nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if l, err := m.List(t.Context()); err != nil || len(l) != 1 || l[0].Pid != pid || l[0].Exit != nil {
+		t.Errorf("%+v %v", l, err)
+	}
+	if c := children(m.Pid()); len(c) != 1 {
+		t.Errorf("children %q", c)
+	}
+}
+
+// A pod's namespaces are made by the monitor's own binary, started by the monitor.
+func TestHolder(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	m, _ := start(t)
+	for name, clone := range map[string]uintptr{
+		"plain": syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+		"user":  syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUSER,
+	} {
+		s := wire.Spawn{
+			ID: name, Path: "/proc/self/exe", Argv: []string{"berth-monitor: ns"}, Env: []string{"BERTH_NET=1", "BERTH_HOSTNAME=h"},
+			Clone: clone, PassIO: true,
+		}
+		if name == "user" {
+			s.UIDMap = []wire.IDMap{{ContainerID: 0, HostID: 500000, Size: 65536}}
+			s.GIDMap = []wire.IDMap{{ContainerID: 0, HostID: 600000, Size: 65536}}
+		}
+		inR, inW := pipe(t)
+		outR, outW := pipe(t)
+		got, _, err := m.Run(t.Context(), s, []*os.File{inR, outW, outW})
+		if err != nil {
+			t.Fatal(err)
+		}
+		inR.Close()
+		outW.Close()
+		b := make([]byte, 100)
+		if n, err := outR.Read(b); string(b[:n]) != "ok\n" {
+			t.Errorf("%s: said %q, %v", name, b[:n], err)
+		}
+		mine, _ := os.Readlink("/proc/self/ns/net")
+		if its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", got.Pid)); err != nil || its == mine {
+			t.Errorf("%s: %s %v", name, its, err)
+		}
+		if name == "user" {
+			if st, err := os.Stat(fmt.Sprintf("/proc/%d/ns", got.Pid)); err != nil || st.Sys().(*syscall.Stat_t).Uid != 500000 {
+				t.Error(st, err)
+			}
+		}
+		inW.Close()
+		if x := waitExit(t, m, name); x.Code != 0 {
+			t.Errorf("%+v", x)
+		}
 	}
 }

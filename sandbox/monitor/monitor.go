@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,7 +38,7 @@ const exitsBuffer = 64
 
 // Config says which monitor to start.
 type Config struct {
-	// Bin is the path of the berth-monitor binary.
+	// Bin is the absolute path of the berth-monitor binary.
 	Bin string
 	// Dir is the pod's directory below the daemon's state; it exists. The monitor's working directory.
 	Dir string
@@ -52,6 +53,8 @@ type Monitor struct {
 	child bool // of this process, which has to reap it
 	exits chan wire.Exit
 	ended chan struct{} // closed with the connection
+
+	closing atomic.Bool
 
 	mu      sync.Mutex
 	seq     uint64
@@ -160,6 +163,7 @@ func (m *Monitor) Exits() <-chan wire.Exit { return m.exits }
 
 // Close ends the connection; the monitor goes on.
 func (m *Monitor) Close() error {
+	m.closing.Store(true)
 	m.conn.shutdown()
 	<-m.ended
 	return nil
@@ -168,7 +172,12 @@ func (m *Monitor) Close() error {
 // Run starts a process; see wire.Spawn for what it says and which files go with it, all of which stay the caller's. With a pid
 // file, Run returns when the runtime program has ended. The files it returns are the caller's to close. When ctx ends first,
 // the spawn goes on: Signal ends it.
+//
+// The files are made blocking, as programs expect; the other ends of pipes stay as they are.
 func (m *Monitor) Run(ctx context.Context, s wire.Spawn, files []*os.File) (wire.Spawned, []*os.File, error) {
+	for _, f := range files {
+		f.Fd()
+	}
 	a, err := m.call(ctx, &wire.Request{Op: wire.OpSpawn, Spawn: &s}, files)
 	var out wire.Spawned
 	if a.reply.Spawned != nil {
@@ -270,6 +279,9 @@ func (m *Monitor) Shutdown(ctx context.Context) error {
 
 // call sends a request and waits for its answer.
 func (m *Monitor) call(ctx context.Context, req *wire.Request, files []*os.File) (answer, error) {
+	if err := ctx.Err(); err != nil {
+		return answer{}, fmt.Errorf("monitor %s: %w", req.Op, err)
+	}
 	c := make(chan answer, 1)
 	m.mu.Lock()
 	if m.gone {
@@ -392,9 +404,9 @@ func deliver(in <-chan wire.Exit, out chan<- wire.Exit) {
 // reap waits a moment for a monitor that is our child to be dead; its connection ends a little before. One that lives, having
 // got a newer connection, is left.
 func (m *Monitor) reap() {
-	for wait := time.Millisecond; m.child && wait < 100*time.Millisecond; wait *= 2 {
+	for wait := time.Millisecond; m.child && wait < 500*time.Millisecond; wait *= 2 {
 		pid, err := syscall.Wait4(m.pid, nil, syscall.WNOHANG, nil)
-		if pid == m.pid || err == syscall.ECHILD {
+		if pid == m.pid || err == syscall.ECHILD || m.closing.Load() {
 			return
 		}
 		time.Sleep(wait)

@@ -75,14 +75,14 @@ func goroutines(t *testing.T) {
 			said := map[int]bool{}
 			for _, g := range f.ast.Comments {
 				for _, c := range g.List {
-					if strings.HasPrefix(strings.TrimSpace(strings.TrimPrefix(c.Text, "//")), "ends when") {
+					if strings.HasPrefix(strings.TrimSpace(strings.TrimPrefix(c.Text, "//")), "ends ") {
 						said[fset.Position(g.End()).Line] = true
 					}
 				}
 			}
 			ast.Inspect(f.ast, func(n ast.Node) bool {
 				if g, ok := n.(*ast.GoStmt); ok && !said[fset.Position(g.Pos()).Line-1] {
-					offend(t, "goroutines", f.path, f.at(g.Pos()), `a go statement without a comment "ends when ..." above it`)
+					offend(t, "goroutines", f.path, f.at(g.Pos()), `a go statement without a comment "ends when ..." (or with, at, within) above it`)
 				}
 				return true
 			})

@@ -102,6 +102,7 @@ func variables(t *testing.T, p *pkg, f *file, d *ast.GenDecl, written map[string
 				offend(t, "globals", subject, where, "a package variable that changes")
 			case len(s.Values) > i && stateful(s.Values[i]):
 				offend(t, "globals", subject, where, "a package variable that holds state")
+			case sentinel(s, i):
 			case d.Doc == nil && s.Doc == nil && s.Comment == nil:
 				offend(t, "globals", subject, where, "a package variable without a comment that says why it is not a constant")
 			}
@@ -120,6 +121,19 @@ func embedded(d *ast.GenDecl, s *ast.ValueSpec) bool {
 		}
 	}
 	return false
+}
+
+// sentinel errors are constants that the language has no word for.
+func sentinel(s *ast.ValueSpec, i int) bool {
+	if len(s.Values) <= i {
+		return false
+	}
+	call, ok := s.Values[i].(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	return ok && (sel.Sel.Name == "New" || sel.Sel.Name == "Errorf")
 }
 
 // stateful values change without being assigned to.

@@ -45,10 +45,14 @@ github.com/google/nftables, github.com/mdlayher/netlink, golang.org/x/sys
 sandbox/monitor/loop, sandbox/monitor/wire, sandbox/ns/hold < cmd/berth-monitor;
 netplugin/bridge < cmd/berth-bridge;
 
-# From the leaves up.
+# From the leaves up. The messages are protobuf.
+google.golang.org/protobuf < k8s.io/cri-api;
 k8s.io/cri-api, github.com/opencontainers/runtime-spec, github.com/moby/profiles < sandbox/compile;
-google.golang.org/protobuf, golang.org/x/sync, k8s.io/cri-api < sandbox;
+github.com/containerd/cgroups, golang.org/x/sys, sandbox/compile < sandbox/host;
+k8s.io/cri-api < sandbox/event;
+golang.org/x/sync, k8s.io/cri-api < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
+sandbox/host, sandbox/event, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
 google.golang.org/grpc, sandbox, cri/stream < cri;
 cri, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;

@@ -24,7 +24,17 @@ type listener loop
 // ready takes a new connection in place of the present one: there is one daemon, and the newest is it.
 func (s *listener) ready(uint32) {
 	l := (*loop)(s)
-	fd, _, err := syscall.Accept4(l.opts.Listen, syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+	const flags = syscall.SOCK_CLOEXEC | syscall.SOCK_NONBLOCK
+	fd, _, err := syscall.Accept4(l.opts.Listen, flags)
+	if err == syscall.EMFILE || err == syscall.ENFILE {
+		// The connection would be reported without end. One descriptor is lent to turn it away.
+		syscall.Close(l.null)
+		if fd, _, err := syscall.Accept4(l.opts.Listen, flags); err == nil {
+			syscall.Close(fd)
+		}
+		l.null, _ = openRetry("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		return
+	}
 	if err != nil {
 		return
 	}
@@ -68,16 +78,16 @@ func (c *conn) ready(events uint32) {
 		c.close()
 		return
 	}
+	c.l.garbage += 1024 + 4*n
 	buf := c.l.buf[:]
 	if n > len(buf) {
 		buf = make([]byte, n)
 	}
-	var oob [1024]byte
-	n, oobn, flags, _, err := syscall.Recvmsg(c.fd, buf, oob[:], unix.MSG_CMSG_CLOEXEC)
+	n, oobn, flags, _, err := syscall.Recvmsg(c.fd, buf, c.l.oob[:], unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
 		return
 	}
-	fds := rights(oob[:oobn])
+	fds := rights(c.l.oob[:oobn])
 	var req wire.Request
 	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		err = syscall.EMSGSIZE
@@ -172,45 +182,68 @@ func (c *conn) answer(seq uint64, err error) {
 	c.send(r, nil)
 }
 
-// send sends a packet or queues it, and says whether it did. The descriptors, at most one, are closed in any case.
+// send sends a packet, or queues it when the daemon is behind, and says whether it did. The descriptors, at most one, are
+// closed in any case.
 func (c *conn) send(r *wire.Reply, fds []int) bool {
 	p := packet{fd: -1}
 	if len(fds) > 0 {
 		p.fd = fds[0]
 	}
-	data, err := wire.Encode(r)
-	if err != nil || c.fd < 0 {
+	var err error
+	if p.data, err = wire.Append(c.l.packet[:0], r); err != nil || c.fd < 0 {
 		closeAll(fds)
 		return false
 	}
-	p.data = data
+	c.l.packet = p.data[:0]
+	if len(c.queue) == 0 && c.transmit(p) {
+		return c.fd >= 0
+	}
+	if c.fd < 0 {
+		return false
+	}
+	if len(c.queue) >= maxQueued {
+		closeAll(fds)
+		c.close()
+		return false
+	}
+	p.data = append([]byte(nil), p.data...)
 	c.queue = append(c.queue, p)
-	c.flush()
-	return c.fd >= 0
+	if len(c.queue) == 1 {
+		c.l.rewatch(c.fd, unix.EPOLLIN|unix.EPOLLOUT)
+	}
+	return true
+}
+
+// transmit sends a packet if the socket takes it, and says whether it is done with. An error ends the connection.
+func (c *conn) transmit(p packet) bool {
+	var oob []byte
+	if p.fd >= 0 {
+		oob = syscall.UnixRights(p.fd)
+	}
+	err := syscall.EINTR
+	for err == syscall.EINTR {
+		err, _ = syscall.Sendmsg(c.fd, p.data, oob, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT).(syscall.Errno)
+	}
+	if err == syscall.EAGAIN {
+		return false
+	}
+	if p.fd >= 0 {
+		syscall.Close(p.fd)
+	}
+	if err != 0 {
+		c.close()
+	}
+	return true
 }
 
 // flush sends what is queued as far as the socket takes it.
 func (c *conn) flush() {
 	for len(c.queue) > 0 {
-		p := c.queue[0]
-		var oob []byte
-		if p.fd >= 0 {
-			oob = syscall.UnixRights(p.fd)
-		}
-		err := syscall.Sendmsg(c.fd, p.data, oob, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err == syscall.EAGAIN && len(c.queue) <= maxQueued {
-			c.l.rewatch(c.fd, unix.EPOLLIN|unix.EPOLLOUT)
+		if !c.transmit(c.queue[0]) {
 			return
 		}
-		if err != nil {
-			c.close()
+		if c.fd < 0 {
 			return
-		}
-		if p.fd >= 0 {
-			syscall.Close(p.fd)
 		}
 		c.queue = c.queue[1:]
 	}

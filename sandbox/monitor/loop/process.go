@@ -42,8 +42,8 @@ type process struct {
 // reap looks at the dead. While a runtime program works, children that nobody knows stay unreaped: one of them may be the
 // container it has just made, dead before its pid was read.
 func (l *loop) reap() {
-	procs := append([]*process(nil), l.procs...)
-	for _, p := range procs {
+	for i := len(l.procs) - 1; i >= 0; i-- { // backwards, for any may leave the table
+		p := l.procs[i]
 		if p.runtime != 0 {
 			var ws syscall.WaitStatus
 			if pid, err := wait(p.runtime, &ws); pid != 0 || err != nil {
@@ -51,8 +51,8 @@ func (l *loop) reap() {
 			}
 		}
 	}
-	for _, p := range procs {
-		p.check()
+	for i := len(l.procs) - 1; i >= 0; i-- {
+		l.procs[i].check()
 	}
 	for l.working == 0 {
 		info, ok, err := peek(0)
@@ -90,9 +90,9 @@ func (l *loop) owner(pid int) *process {
 
 // made goes on after the runtime program's end: adopt what it has made, or answer why it has not.
 func (p *process) made(ws syscall.WaitStatus) {
+	p.drain() // while its words still count as the runtime's
 	p.runtime, p.deadline = 0, 0
 	p.l.working--
-	p.drain()
 	err := p.runtimeError(ws)
 	if err == nil {
 		p.pid, err = adopt(p.pidFile)
@@ -101,6 +101,9 @@ func (p *process) made(ws syscall.WaitStatus) {
 		err = p.console.finish()
 	}
 	if err != nil {
+		if p.pid == 0 { // a runtime that was killed may have got as far as naming what it has made
+			p.pid, _ = adopt(p.pidFile)
+		}
 		p.fail(err)
 		return
 	}
@@ -162,7 +165,7 @@ func (p *process) answer(err error) {
 	p.asker = nil
 }
 
-// fail answers with an error and leaves nothing behind. What a runtime made and the monitor can't adopt is killed.
+// fail answers with an error and leaves nothing behind.
 func (p *process) fail(err error) {
 	if p.pid != 0 {
 		syscall.Kill(p.pid, syscall.SIGKILL)
@@ -189,7 +192,10 @@ func (p *process) check() {
 		return
 	}
 	x := &wire.Exit{ID: p.id, Pid: p.pid, Code: int(info.status) & 0xff, FinishedAt: time.Now().UnixNano()}
-	if err == nil && info.code != unixCLDExited {
+	switch {
+	case err != nil: // reaped by somebody else, which nobody can: what is not known must not look like success
+		x.Code = 255
+	case info.code != cldExited:
 		x.Signal = int(info.status)
 		x.Code = 128 + x.Signal
 	}
@@ -204,8 +210,8 @@ func (p *process) check() {
 	p.settle()
 }
 
-// unixCLDExited is CLD_EXITED of siginfo_t: the status is an exit code, otherwise a signal (sigaction(2)).
-const unixCLDExited = 1
+// cldExited is CLD_EXITED of siginfo_t: the status is an exit code, otherwise a signal (sigaction(2)).
+const cldExited = 1
 
 // drain reads what is in the pipes now.
 func (p *process) drain() {
@@ -273,7 +279,8 @@ func oomKilled(path string) bool {
 // writeExit puts an exit file in place. There is nobody to tell of an error; the daemon finds no file and a dead process,
 // which it has words for.
 func writeExit(path string, x *wire.Exit) {
-	data, err := wire.Encode(x)
+	var room [512]byte
+	data, err := wire.Append(room[:0], x)
 	if err != nil {
 		return
 	}

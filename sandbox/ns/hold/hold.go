@@ -113,11 +113,20 @@ func Main() int {
 	if c.Stay {
 		return initLoop()
 	}
+	waitEnd()
+	return 0
+}
+
+// waitEnd waits until standard input is closed on the other side, also where the pipe is non-blocking.
+func waitEnd() {
 	var b [16]byte
 	for {
 		n, err := syscall.Read(0, b[:])
-		if err != syscall.EINTR && n <= 0 {
-			return 0
+		switch {
+		case err == syscall.EAGAIN:
+			unix.Ppoll([]unix.PollFd{{Fd: 0, Events: unix.POLLIN}}, nil, nil)
+		case err != syscall.EINTR && n <= 0:
+			return
 		}
 	}
 }
