@@ -7,7 +7,7 @@ need gcc:gcc:"the race detector needs cgo"
 "$ROOT/hack/tools.sh" cni packages
 "$ROOT/hack/images.sh"
 cd "$ROOT"
-packages=$(go list ./... | grep -v -e /test/house -e '/oci/launch' -e /sandbox/ns)
+packages=$(go list ./... | grep -v -e /test/house -e "/oci/launch" -e /sandbox/ns)
 run=(env CGO_ENABLED=1 "BERTH_CNI_BIN=$CACHE/cni" "BERTH_CNI_BIN_DIR=$CACHE/cni" go test -race -json -count=1)
 [ "$(id -u)" != 0 ] || run=("$ROOT/hack/testns.sh" "${run[@]}")
 "${run[@]}" $packages | testsum -name race
