@@ -92,7 +92,11 @@ func parsePolicy(t *testing.T, text string) map[string]map[string]bool {
 				direct[a] = map[string]bool{}
 			}
 			for _, b := range strings.Split(below, ",") {
-				direct[a][strings.TrimSpace(b)] = true
+				b = strings.TrimSpace(b)
+				direct[a][b] = true
+				if direct[b] == nil {
+					direct[b] = map[string]bool{}
+				}
 			}
 		}
 	}
