@@ -1,0 +1,253 @@
+package cgroup_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berth-runtime/berth/oci/cgroup"
+)
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes cgroups")
+	}
+	if _, err := cgroup.Detect(); err != nil {
+		t.Skipf("needs cgroups: %v", err)
+	}
+}
+
+var serial atomic.Int64 // names of test groups
+
+// newGroup makes a group that is gone with the test.
+func newGroup(t testing.TB) *cgroup.Group {
+	t.Helper()
+	needRoot(t)
+	top := fmt.Sprintf("/berth-test-%d-%d", os.Getpid(), serial.Add(1))
+	g, err := cgroup.Create(top+"/pod/ctr", cgroup.Cgroupfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		all, err := cgroup.Open(top)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := errors.Join(all.Kill(ctx), all.Remove(ctx)); err != nil {
+			t.Error(err)
+		}
+		if _, err := cgroup.Open(top); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", top, err)
+		}
+	})
+	return g
+}
+
+// spawn starts a program in a group. Go can be born in the cgroup2 directory
+// only; the v1 hierarchies are entered by a shell that writes "0" for itself.
+func spawn(t testing.TB, g *cgroup.Group, script string) *exec.Cmd {
+	t.Helper()
+	e, err := g.Entry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	enter := ""
+	for i := range e.Tasks {
+		enter += fmt.Sprintf("echo 0 >/proc/self/fd/%d && ", i+3)
+	}
+	c := exec.Command("/bin/bash", "-c", enter+"echo in && "+script)
+	c.ExtraFiles = e.Tasks
+	if e.Dir != nil {
+		c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(e.Dir.Fd())}
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	if _, err := out.Read(make([]byte, 3)); err != nil {
+		t.Fatalf("process did not enter: %v", err)
+	}
+	return c
+}
+
+func soon(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestCreateTwiceRemoveTwice(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	again, err := cgroup.Create(g.Path(), cgroup.Cgroupfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range again.Dirs() {
+		if _, err := os.Stat(dir); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for range 2 {
+		if err := g.Remove(soon(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := cgroup.Open(g.Path()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open after Remove: %v", err)
+	}
+}
+
+func TestPathsRefused(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for _, p := range []string{"", "/", "//", "/..", "/a/../..", "..", "/a/../b", ".", "a\nb"} {
+		if _, err := cgroup.Create(p, cgroup.Cgroupfs); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("Create(%q): %v", p, err)
+		}
+	}
+}
+
+func TestBornInGroup(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	c := spawn(t, g, "exec sleep 100")
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); f[2] != g.Path() {
+			t.Errorf("hierarchy %q: in %s", f[1], f[2])
+		}
+	}
+	procs, err := g.Procs()
+	if err != nil || len(procs) != 1 || procs[0] != c.Process.Pid {
+		t.Errorf("Procs = %v, %v; want [%d]", procs, err, c.Process.Pid)
+	}
+}
+
+func TestKillAllDescendants(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	sub, err := g.Sub("exec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A small fork bomb at rest, and one child that forks as fast as it can.
+	spawn(t, g, "for i in 1 2 3 4 5; do sleep 100 & done; while :; do (:); done")
+	spawn(t, sub, "sleep 100 & sleep 100")
+	if err := g.Kill(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if procs, err := g.Procs(); err != nil || len(procs) != 0 {
+		t.Errorf("left: %v, %v", procs, err)
+	}
+	if err := g.Remove(soon(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestKillSubOnly(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	main := spawn(t, g, "sleep 100; :")
+	sub, err := g.Sub("exec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	spawn(t, sub, "sleep 100 & sleep 100; :")
+	if procs, err := sub.Procs(); err != nil || len(procs) != 3 {
+		t.Fatalf("sub group holds %v, %v; want 3", procs, err)
+	}
+	if err := sub.Kill(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Remove(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	procs, err := g.Procs()
+	if err != nil || len(procs) != 2 || procs[0] != main.Process.Pid {
+		t.Errorf("after killing the sub group: %v, %v; want %d and its child", procs, err, main.Process.Pid)
+	}
+	if _, err := g.OpenSub("exec"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("OpenSub after Remove: %v", err)
+	}
+}
+
+func TestFreeze(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	spawn(t, g, "while :; do :; done")
+	if err := g.Freeze(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := g.Frozen(); !f || err != nil {
+		t.Errorf("Frozen = %v, %v", f, err)
+	}
+	// Limits of a frozen group change without waiting for anybody.
+	start := time.Now()
+	if err := g.Set(&cgroup.Resources{Pids: &cgroup.Pids{Limit: ptr[int64](64)}}); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("Set of a frozen group took %v", d)
+	}
+	if err := g.Thaw(); err != nil {
+		t.Error(err)
+	}
+	if f, _ := g.Frozen(); f {
+		t.Error("frozen after Thaw")
+	}
+	if err := g.Freeze(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Kill(soon(t)); err != nil {
+		t.Errorf("kill of a frozen group: %v", err)
+	}
+}
+
+func TestRemoveBusy(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	c := spawn(t, g, "exec sleep 100")
+	if err := g.Remove(soon(t)); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("Remove with a process inside: %v", err)
+	}
+	if err := c.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("process did not live through Remove: %v", err)
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func readIn(t testing.TB, g *cgroup.Group, controller, file string) string {
+	t.Helper()
+	dir, ok := g.Dirs()[controller]
+	if !ok {
+		t.Skipf("host has no %s controller", controller)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
