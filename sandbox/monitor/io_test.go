@@ -29,6 +29,17 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
+// nullFiles is standard input and output for those who want none.
+func nullFiles(t *testing.T) []*os.File {
+	t.Helper()
+	f, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return []*os.File{f, f, f}
+}
+
 // client is an attached client.
 type client struct {
 	in       *os.File

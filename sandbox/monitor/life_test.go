@@ -374,3 +374,63 @@ func TestHolder(t *testing.T) {
 		}
 	}
 }
+
+// An exit that can't be recorded is not lost: it is told of until it is on record.
+func TestExitFileDiskFull(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	m, dir := start(t)
+	disk := filepath.Join(dir, "disk")
+	os.Mkdir(disk, 0o755)
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	ballast := filepath.Join(disk, "ballast")
+	os.WriteFile(ballast, make([]byte, 4096), 0o600)
+	s := plain(dir, "f", "exit", "4")
+	s.ExitFile = filepath.Join(disk, "exit.json")
+	run(t, m, s)
+	waitExit(t, m, "f")
+	for range 2 {
+		if l, err := m.List(t.Context()); err != nil || len(l) != 1 || l[0].Exit == nil || l[0].Exit.Code != 4 {
+			t.Errorf("%+v %v", l, err)
+		}
+	}
+	if _, err := os.Stat(s.ExitFile); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	os.Remove(ballast)
+	if _, err := m.List(t.Context()); err != nil { // a try, as every ten seconds
+		t.Error(err)
+	}
+	if x := exitFile(t, s.ExitFile); x.Code != 4 {
+		t.Errorf("%+v", x)
+	}
+	if l, err := m.List(t.Context()); err != nil || len(l) != 0 {
+		t.Errorf("%+v %v", l, err)
+	}
+}
+
+// Whoever does not listen to SIGTERM gets SIGKILL.
+func TestTerminatedStubborn(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	s := plain(dir, "s", "stubborn")
+	run(t, m, s)
+	eventually(t, "it ignores SIGTERM", func() bool { out, _ := readLog(t, s.Log); return out == "ready\n" })
+	begin := time.Now()
+	syscall.Kill(m.Pid(), syscall.SIGTERM)
+	time.Sleep(time.Second)
+	if _, _, err := m.Run(t.Context(), plain(dir, "late", "sleep"), nil); !errors.Is(err, syscall.ESHUTDOWN) {
+		t.Errorf("run while ending: %v", err)
+	}
+	time.Sleep(4 * time.Second)
+	eventually(t, "lock is free", func() bool { held, err := monitor.Held(dir); return err == nil && !held })
+	if d := time.Since(begin); d < 5*time.Second {
+		t.Errorf("after %v", d)
+	}
+	if x := exitFile(t, s.ExitFile); x.Signal != 9 {
+		t.Errorf("%+v", x)
+	}
+}
