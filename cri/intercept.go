@@ -64,11 +64,12 @@ func (w watch) panicked(method string, p any) error {
 	return status.Errorf(codes.Internal, "%s: internal error, see the log", path.Base(method))
 }
 
-// line logs the call. Reads that succeed come every second from kubelet, hence at level debug.
+// line logs the call. Reads that succeed come every second from kubelet, and ExecSync from its probes; they are logged
+// at level debug, whatever fails at level info.
 func (w watch) line(ctx context.Context, method string, began time.Time, err error, attrs []slog.Attr) {
 	rpc := path.Base(method)
 	level := slog.LevelInfo
-	if err == nil && reads(rpc) {
+	if err == nil && (reads(rpc) || rpc == "ExecSync") {
 		level = slog.LevelDebug
 	}
 	if !w.log.Enabled(ctx, level) {
