@@ -3,6 +3,7 @@ package image_test
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/berth-runtime/berth/image"
@@ -15,7 +16,7 @@ func TestMain(m *testing.M) {
 		os.Exit(layer.UnpackMain(os.Args[2:]))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "pull" { // ROOT REF, to be killed
-		s, err := image.Open(context.Background(), image.Options{Root: os.Args[2], Unpack: []string{"/proc/self/exe", "unpack"}})
+		s, err := image.Open(context.Background(), image.Options{Root: os.Args[2], Unpack: unpackArgv()})
 		if err == nil {
 			_, err = s.Pull(context.Background(), image.PullRequest{Ref: os.Args[3]})
 		}
@@ -25,6 +26,15 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// unpackArgv is the unpacking child: this binary, or the one BERTH_TEST_UNPACK names. The race detector needs cgo, and a program with cgo
+// can't drop privileges of all its threads.
+func unpackArgv() []string {
+	if argv := strings.Fields(os.Getenv("BERTH_TEST_UNPACK")); len(argv) > 0 {
+		return argv
+	}
+	return []string{"/proc/self/exe", "unpack"}
 }
 
 func needRoot(t testing.TB) {

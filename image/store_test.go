@@ -21,7 +21,7 @@ func open(t testing.TB, change ...func(*image.Options)) *image.Store {
 func openAt(t testing.TB, root string, change ...func(*image.Options)) *image.Store {
 	t.Helper()
 	needRoot(t)
-	opts := image.Options{Root: root, Unpack: []string{"/proc/self/exe", "unpack"}}
+	opts := image.Options{Root: root, Unpack: unpackArgv()}
 	for _, c := range change {
 		c(&opts)
 	}

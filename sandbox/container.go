@@ -1,7 +1,9 @@
 package sandbox
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -225,7 +227,7 @@ func (c *Container) ended(e wire.Exit) {
 }
 
 // fail records that the container can't run any more for a reason that no exit record tells.
-func (c *Container) fail(end containerView, alter func(*containerRecord)) {
+func fail(c *Container, end containerView, alter func(*containerRecord)) {
 	if end.finishedAt == 0 {
 		end.finishedAt = time.Now().UnixNano()
 	}
@@ -236,4 +238,22 @@ func (c *Container) fail(end containerView, alter func(*containerRecord)) {
 		c.pod.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, c.id)
 		footprint{c}.release()
 	}
+}
+
+// containerInfo is the verbose part of a container's status.
+func containerInfo(c *Container) map[string]string {
+	v := c.view.Load()
+	var spec json.RawMessage
+	if b, err := os.ReadFile(filepath.Join(c.dir(), "config.json")); err == nil {
+		spec = b
+	}
+	pid := v.pid
+	if v.ended {
+		pid = 0
+	}
+	return asInfo(map[string]any{
+		"sandboxID": c.pod.id, "pid": pid, "removing": false, "snapshotKey": c.id, "snapshotter": "overlay",
+		"runtimeType": c.pod.handler.Name, "config": c.cfg, "runtimeSpec": spec,
+		"privileged": c.cfg.GetLinux().GetSecurityContext().GetPrivileged(),
+	})
 }

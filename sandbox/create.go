@@ -8,8 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/berth-runtime/berth/sandbox/host"
+	"github.com/berth-runtime/berth/sandbox/operation"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -37,15 +41,15 @@ func (p *Pod) Create(ctx context.Context, cc *rt.ContainerConfig) (string, error
 	key := containerKey(p.id, cc.GetMetadata())
 	raw := encode(cc)
 	name := fmt.Sprintf("create container %s/%d in pod %s", cc.GetMetadata().GetName(), cc.GetMetadata().GetAttempt(), short(p.id))
-	req := request{key: name, digest: digest(raw), budget: createBudget}
-	return p.m.ops.do(ctx, req, func(ctx context.Context, op *operation) (string, error) {
+	req := operation.Request{Key: name, Digest: digest(raw), Budget: createBudget}
+	return p.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
 		ctx, leave, err := p.enter(ctx)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 		defer leave()
 		if c, ok := p.m.index.Load().ctrNames[key]; ok {
-			if digest(c.rec.Config) == req.digest && c.view.Load().state() == rt.ContainerState_CONTAINER_CREATED {
+			if digest(c.rec.Config) == req.Digest && c.view.Load().state() == rt.ContainerState_CONTAINER_CREATED {
 				return c.id, nil
 			}
 			return "", fmt.Errorf("%s: container %s has this name and attempt: %w", name, short(c.id), fs.ErrExist)
@@ -83,13 +87,13 @@ type creation struct {
 }
 
 // run takes the container from nothing to a waiting init, in a straight line.
-func (k *creation) run(ctx context.Context, op *operation) error {
+func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	c := k.c
-	op.at("hold image")
+	op.At("hold image")
 	if err := k.holdImage(); err != nil {
 		return err
 	}
-	op.at("compile specification")
+	op.At("compile specification")
 	if err := k.gather(); err != nil {
 		return err
 	}
@@ -97,11 +101,11 @@ func (k *creation) run(ctx context.Context, op *operation) error {
 	if err != nil {
 		return err
 	}
-	op.at("write record")
+	op.At("write record")
 	if err := k.write(spec); err != nil {
 		return err
 	}
-	op.at("run " + c.pod.handler.Name + " create")
+	op.At("run " + c.pod.handler.Name + " create")
 	mon, err := c.pod.sup.get()
 	if err != nil {
 		return err
@@ -136,7 +140,7 @@ func (k *creation) holdImage() error {
 // gather collects what the specification depends on: everything impure happens here.
 func (k *creation) gather() error {
 	c, cfg := k.c, k.img.Config
-	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.compile,
+	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.Compile,
 		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native},
 		Image:   compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
 	for path := range cfg.Volumes {
@@ -155,16 +159,48 @@ func (k *creation) gather() error {
 	if k.in.Paths, err = k.paths(); err != nil {
 		return err
 	}
+	if err := k.imageVolumes(); err != nil {
+		return fmt.Errorf("ImageVolumeMountFailed: %w", err) // kubelet counts errors that begin so
+	}
 	return k.mountSources()
+}
+
+// imageVolumes finds the content of the mounts that are images (CRI Mount.image), and holds it like the root's.
+func (k *creation) imageVolumes() error {
+	c, images := k.c, k.c.m.opt.Images
+	for i, m := range c.cfg.GetMounts() {
+		ref := m.GetImage().GetImage()
+		if ref == "" {
+			continue
+		}
+		if m.GetImageSubPath() != "" {
+			return fmt.Errorf("image_sub_path %s of volume %s: %w", short(m.GetImageSubPath()), short(ref), errors.ErrUnsupported)
+		}
+		owner := fmt.Sprintf("%s/%d", c.id, i)
+		img, err := images.Hold(ref, owner)
+		if err != nil {
+			return fmt.Errorf("volume image %s: %w", short(ref), err)
+		}
+		c.rec.Layers = append(slices.Clip(c.rec.Layers), img.Layers...)
+		images.Keep(c.id, c.rec.Layers)
+		if err := images.Release(owner); err != nil {
+			return err
+		}
+		if k.in.Images == nil {
+			k.in.Images = make(map[int]compile.ImageVolume)
+		}
+		k.in.Images[i] = compile.ImageVolume{Layers: img.Layers}
+	}
+	return nil
 }
 
 // resolveUser finds the ids of the container's user in the image's own files.
 func (k *creation) resolveUser() (compile.User, error) {
-	passwd, err := k.img.ReadFile("/etc/passwd", maxProfile)
+	passwd, err := k.img.ReadFile("/etc/passwd", compile.MaxAccounts)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return compile.User{}, fmt.Errorf("read /etc/passwd of the image: %w", err)
 	}
-	group, err := k.img.ReadFile("/etc/group", maxProfile)
+	group, err := k.img.ReadFile("/etc/group", compile.MaxAccounts)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return compile.User{}, fmt.Errorf("read /etc/group of the image: %w", err)
 	}
@@ -217,10 +253,10 @@ func requestedDevices(devices []*rt.Device) ([][]compile.Device, error) {
 		}
 		found := []compile.Device(nil)
 		if st, err := os.Stat(real); err == nil && st.IsDir() {
-			if found, err = devicesUnder(real, target); err != nil {
+			if found, err = host.DevicesUnder(real, target); err != nil {
 				return nil, fmt.Errorf("device directory %s: %w", real, err)
 			}
-		} else if one, ok := deviceAt(real, target); ok {
+		} else if one, ok := host.DeviceAt(real, target); ok {
 			found = append(found, one)
 		} else {
 			return nil, fmt.Errorf("%s is neither a device nor a directory of devices: %w", real, fs.ErrInvalid)
@@ -253,11 +289,11 @@ func (k *creation) paths() (compile.Paths, error) {
 	if p.cfg.userNS() {
 		paths.User = filepath.Join(p.nsDir(), "user")
 	}
-	switch mode := c.cfg.GetLinux().GetSecurityContext().GetNamespaceOptions(); mode.GetPid() {
+	switch mode, target := compile.PIDMode(p.cfg.PodSandboxConfig, c.cfg); mode {
 	case rt.NamespaceMode_CONTAINER:
 		paths.PIDNew = true
 	case rt.NamespaceMode_TARGET:
-		if paths.PID, err = targetPID(p, mode.GetTargetId()); err != nil {
+		if paths.PID, err = targetPID(p, target); err != nil {
 			return paths, err
 		}
 	case rt.NamespaceMode_POD:

@@ -1,16 +1,10 @@
 package sandbox
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -49,81 +43,6 @@ func TestNewIDIsValid(t *testing.T) {
 			t.Errorf("validID(%q)", bad)
 		}
 	}
-}
-
-// Many clients that ask for the same thing at once share one piece of work.
-func TestOperationsJoin(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var ops operations
-		var ran atomic.Int32
-		fn := func(ctx context.Context, op *operation) (string, error) {
-			ran.Add(1)
-			op.at("sleep")
-			time.Sleep(time.Second)
-			return "id", nil
-		}
-		var all sync.WaitGroup
-		for range 20 {
-			all.Go(func() {
-				id, err := ops.do(context.Background(), request{"k", "d", time.Minute}, fn)
-				if id != "id" || err != nil {
-					t.Errorf("do = %q, %v", id, err)
-				}
-			})
-		}
-		all.Wait()
-		if n := ran.Load(); n != 1 {
-			t.Errorf("the work ran %d times", n)
-		}
-	})
-}
-
-// A client's deadline ends its waiting with the phase in the text; the work goes on, and a retry gets its result.
-func TestOperationOutlivesCaller(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var ops operations
-		fn := func(ctx context.Context, op *operation) (string, error) {
-			op.at("attach network")
-			select {
-			case <-time.After(3 * time.Second):
-				return "late", nil
-			case <-ctx.Done():
-				return "", ctx.Err()
-			}
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_, err := ops.do(ctx, request{"run pod a", "d", time.Minute}, fn)
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "attach network") {
-			t.Fatalf("err = %v", err)
-		}
-		if _, err := ops.do(context.Background(), request{"run pod a", "other", time.Minute}, fn); !errors.Is(err, fs.ErrExist) {
-			t.Fatalf("another request under the same key: %v", err)
-		}
-		id, err := ops.do(context.Background(), request{"run pod a", "d", time.Minute}, fn)
-		if id != "late" || err != nil {
-			t.Fatalf("retry = %q, %v", id, err)
-		}
-		if err := ops.drain(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
-func TestOperationBudget(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var ops operations
-		_, err := ops.do(context.Background(), request{"k", "", time.Second}, func(ctx context.Context, _ *operation) (string, error) {
-			<-ctx.Done()
-			return "", fmt.Errorf("plugin: %w", ctx.Err())
-		})
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatal(err)
-		}
-	})
 }
 
 func TestEndOf(t *testing.T) {
@@ -179,47 +98,6 @@ func TestContainerViewMovesForward(t *testing.T) {
 	v := c.view.Load()
 	if v.code != 3 || v.finishedAt < v.startedAt || v.state() != rt.ContainerState_CONTAINER_EXITED {
 		t.Fatalf("%+v", v)
-	}
-}
-
-func TestEventsReachEverySubscriber(t *testing.T) {
-	t.Parallel()
-	m := new(Manager)
-	ctx, cancel := context.WithCancel(context.Background())
-	a, b := m.Events(ctx), m.Events(ctx)
-	const n = 1000
-	for i := range n {
-		m.events.publish(&rt.ContainerEventResponse{ContainerId: fmt.Sprint(i), CreatedAt: int64(n - i)})
-	}
-	for _, ch := range []<-chan *rt.ContainerEventResponse{a, b} {
-		last := int64(0)
-		for i := range n {
-			e := <-ch
-			if e.ContainerId != fmt.Sprint(i) || e.CreatedAt <= last {
-				t.Fatalf("event %d: id %s at %d after %d", i, e.ContainerId, e.CreatedAt, last)
-			}
-			last = e.CreatedAt
-		}
-	}
-	cancel()
-	for range a {
-	}
-}
-
-// A subscriber that never reads costs a bounded queue and nobody's time.
-func TestEventsCutOffLaggard(t *testing.T) {
-	t.Parallel()
-	m := new(Manager)
-	ch := m.Events(t.Context())
-	for range 2*maxBacklog + 10 {
-		m.events.publish(&rt.ContainerEventResponse{})
-	}
-	n := 0
-	for range ch {
-		n++
-	}
-	if n > maxBacklog+1 {
-		t.Fatalf("%d events were kept", n)
 	}
 }
 

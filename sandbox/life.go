@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/berth-runtime/berth/sandbox/operation"
+
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci/cgroup"
@@ -25,13 +27,13 @@ const (
 // Start answers StartContainer: it returns once the command has been exec'ed. A command that can't be started leaves
 // the container exited with code 128 and reason StartError, which users and controllers know.
 func (c *Container) Start(ctx context.Context) error {
-	_, err := c.m.ops.do(ctx, request{key: "start container " + c.id, budget: startBudget}, func(ctx context.Context, op *operation) (string, error) {
+	_, err := c.m.ops.Do(ctx, operation.Request{Key: "start container " + c.id, Budget: startBudget}, func(ctx context.Context, op *operation.Operation) (string, error) {
 		ctx, leave, err := c.pod.enter(ctx)
 		if err != nil {
 			return "", fmt.Errorf("start container %s: %w", short(c.id), err)
 		}
 		defer leave()
-		op.at("run " + c.pod.handler.Name + " start")
+		op.At("run " + c.pod.handler.Name + " start")
 		if err := start(ctx, c); err != nil {
 			return "", fmt.Errorf("start container %s: %w", short(c.id), err)
 		}
@@ -53,7 +55,7 @@ func start(ctx context.Context, c *Container) error {
 	}
 	if err := c.pod.handler.Start(ctx, c.id); err != nil {
 		end := containerView{code: startFailed, reason: "StartError", message: err.Error()}
-		c.fail(end, func(r *containerRecord) { r.StartError = err.Error() })
+		fail(c, end, func(r *containerRecord) { r.StartError = err.Error() })
 		return err
 	}
 	now := time.Now().UnixNano()
@@ -236,12 +238,12 @@ func (f footprint) giveBack(ctx context.Context) error {
 
 // Remove answers RemoveContainer: a running container is killed first. Logs stay.
 func (c *Container) Remove(ctx context.Context) error {
-	_, err := c.m.ops.do(ctx, request{key: "remove container " + c.id, budget: removeBudget}, func(ctx context.Context, op *operation) (string, error) {
-		op.at("kill")
+	_, err := c.m.ops.Do(ctx, operation.Request{Key: "remove container " + c.id, Budget: removeBudget}, func(ctx context.Context, op *operation.Operation) (string, error) {
+		op.At("kill")
 		if err := c.kill(ctx); err != nil && !c.view.Load().ended {
 			return "", fmt.Errorf("remove container %s: %w", short(c.id), err)
 		}
-		op.at("clear")
+		op.At("clear")
 		if err := (footprint{c}).clear(ctx); err != nil {
 			return "", fmt.Errorf("remove container %s: %w", short(c.id), err)
 		}
@@ -302,14 +304,14 @@ func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) e
 	if r == nil {
 		return nil
 	}
-	res, err := compile.Resources(r, c.m.host.compile)
+	merged := compile.MergeResources(v.resources, r)
+	res, err := compile.Resources(merged, c.m.host.Compile)
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
 	if err := c.pod.handler.Update(ctx, c.id, res); err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
-	merged := compile.MergeResources(v.resources, r)
 	c.show(func(v *containerView) { v.resources = merged })
 	return c.change(func(rec *containerRecord) { rec.Resources = encode(merged) })
 }

@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,8 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/sandbox/event"
+	"github.com/berth-runtime/berth/sandbox/host"
+	"github.com/berth-runtime/berth/sandbox/operation"
 
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/netplugin"
@@ -43,12 +52,12 @@ type Options struct {
 // Manager owns the pods and containers of one daemon.
 type Manager struct {
 	opt    Options
-	host   hostFacts
+	host   host.Facts
 	boot   string
 	index  atomic.Pointer[index]
 	mu     sync.Mutex // guards replacing index
-	ops    operations
-	events broadcaster
+	ops    operation.Set
+	events event.Broadcaster
 	stop   context.CancelFunc
 	life   context.Context
 	bg     sync.WaitGroup
@@ -132,7 +141,7 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	host, err := readHost(opt.SystemdCgroup)
+	facts, err := host.Read(opt.SystemdCgroup)
 	if err != nil {
 		return nil, fmt.Errorf("read host facts: %w", err)
 	}
@@ -145,7 +154,7 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 			return nil, err
 		}
 	}
-	m := &Manager{opt: opt, host: host, boot: string(boot[:36])}
+	m := &Manager{opt: opt, host: facts, boot: string(boot[:36])}
 	m.life, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.index.Store(&index{pods: map[string]*Pod{}, ctrs: map[string]*Container{}, podNames: map[string]*Pod{}, ctrNames: map[string]*Container{}})
 	if err := m.recover(ctx); err != nil {
@@ -163,7 +172,7 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 // Close ends the manager's own goroutines and lets the monitors go; pods keep running. Operations in flight are
 // waited for as long as ctx allows.
 func (m *Manager) Close(ctx context.Context) error {
-	err := m.ops.drain(ctx)
+	err := m.ops.Drain(ctx)
 	m.stop()
 	for _, p := range m.index.Load().podList {
 		if mon := p.sup.mon.Load(); mon != nil {
@@ -172,6 +181,12 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	m.bg.Wait()
 	return err
+}
+
+// Events returns the events from now on (CRI GetContainerEvents). The channel is closed when ctx ends, or when the
+// reader lagged more than a few thousand events behind.
+func (m *Manager) Events(ctx context.Context) <-chan *rt.ContainerEventResponse {
+	return m.events.Subscribe(ctx)
 }
 
 // Pod finds a pod by id or unique prefix.
@@ -204,7 +219,7 @@ type HandlerInfo struct {
 // Handlers lists the default handler under the empty name, then every handler by its own.
 func (m *Manager) Handlers() []HandlerInfo {
 	info := func(name string, h oci.Handler) HandlerInfo {
-		return HandlerInfo{Name: name, RecursiveReadOnly: h.Native && m.host.mountSetattr, UserNamespace: h.Native && m.host.idmapOverlay}
+		return HandlerInfo{Name: name, RecursiveReadOnly: h.Native && m.host.MountSetattr, UserNamespace: h.Native && m.host.IDMapOverlay}
 	}
 	out := []HandlerInfo{info("", m.opt.Handlers[0])}
 	for _, h := range m.opt.Handlers {
@@ -219,4 +234,62 @@ func (m *Manager) podDir(id string) string   { return filepath.Join(m.opt.Root, 
 func (m *Manager) podState(id string) string { return filepath.Join(m.opt.State, "pods", id) }
 func (m *Manager) netnsPath(id string) string {
 	return filepath.Join(m.opt.NetnsDir, "berth-"+id)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// newID makes an id of 64 lower-case hex digits, the form that cAdvisor's cgroup matchers and other tools expect.
+func newID() string {
+	var b [32]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// validID reports whether s has the form of newID: only such names are ever taken for objects on disk.
+func validID(s string) bool {
+	if len(s) != 64 {
+		return false
+	}
+	return strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// lookup finds the object of exactly this id, or else the only one whose id begins with it.
+// An empty id is an error: it would match everything.
+func lookup[T any](all map[string]T, kind, id string) (T, error) {
+	var none T
+	if id == "" {
+		return none, fmt.Errorf("%s id is empty: %w", kind, fs.ErrInvalid)
+	}
+	if v, ok := all[id]; ok {
+		return v, nil
+	}
+	var found T
+	n := 0
+	for k, v := range all {
+		if strings.HasPrefix(k, id) {
+			found = v
+			n++
+		}
+	}
+	switch n {
+	case 1:
+		return found, nil
+	case 0:
+		return none, fmt.Errorf("%s %s: %w", kind, short(id), fs.ErrNotExist)
+	}
+	return none, fmt.Errorf("%s %s: %d ids begin with it: %w", kind, short(id), n, fs.ErrInvalid)
+}
+
+// short bounds what of a foreign id goes into an error text.
+func short(id string) string {
+	if validID(id) {
+		return id[:12]
+	}
+	if len(id) > 80 {
+		id = id[:80] + "…"
+	}
+	return fmt.Sprintf("%q", id)
 }

@@ -224,3 +224,23 @@ func (p *Pod) enter(ctx context.Context) (context.Context, func(), error) {
 	off := context.AfterFunc(p.life, func() { cancel(fmt.Errorf("pod %s is being stopped: %w", short(p.id), ErrNotReady)) })
 	return ctx, func() { off(); cancel(nil); p.inflight.Done() }, nil
 }
+
+// podInfo is the verbose part of a pod's status: JSON for people and for crictl.
+func podInfo(p *Pod) map[string]string {
+	pid := 0
+	if mon := p.sup.mon.Load(); mon != nil {
+		pid = mon.Pid()
+	}
+	return asInfo(map[string]any{
+		"pid": pid, "netNamespacePath": p.netns(), "netNamespaceClosed": p.netns() != "" && !exists(p.netns()),
+		"runtimeHandler": p.rec.Handler, "cgroupParent": p.rec.Parent, "config": p.cfg.PodSandboxConfig,
+		"overhead": decodeResources(p.rec.Overhead), "resources": decodeResources(p.rec.Resources),
+		"cniResult": p.m.opt.Network.Result(p.id),
+	})
+}
+
+// Update stores what kubelet says about the pod's overhead and resources (CRI UpdatePodSandboxResources). Limits of
+// the pod's cgroup are kubelet's to write; we keep the values for verbose status.
+func (p *Pod) Update(_ context.Context, overhead, resources *rt.LinuxContainerResources) error {
+	return p.change(func(r *podRecord) { r.Overhead, r.Resources = encode(overhead), encode(resources) })
+}

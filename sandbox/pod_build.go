@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-runtime/berth/sandbox/operation"
+
 	"golang.org/x/sys/unix"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -24,6 +26,9 @@ const (
 	buildBudget = 5 * time.Minute
 	clearBudget = 2 * time.Minute
 )
+
+// defaultParent is the cgroup above the pods whose client names no parent.
+const defaultParent = "/berth"
 
 // shmSize is the size of a pod's /dev/shm: 64 MiB, as every other runtime gives.
 const shmSize = 64 << 20
@@ -40,10 +45,10 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 	}
 	raw := encode(cfg)
 	key := podKey(cfg.GetMetadata())
-	req := request{key: "run pod " + key, digest: digest(raw, []byte(handler)), budget: buildBudget}
-	return m.ops.do(ctx, req, func(ctx context.Context, op *operation) (string, error) {
+	req := operation.Request{Key: "run pod " + key, Digest: digest(raw, []byte(handler)), Budget: buildBudget}
+	return m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
 		if p, ok := m.index.Load().podNames[key]; ok {
-			if p.view.Load().ready && digest(p.rec.Config, []byte(p.rec.Handler)) == req.digest {
+			if p.view.Load().ready && digest(p.rec.Config, []byte(p.rec.Handler)) == req.Digest {
 				return p.id, nil
 			}
 			return "", fmt.Errorf("run pod %s: pod %s has this name and attempt: %w", key, short(p.id), fs.ErrExist)
@@ -84,36 +89,36 @@ func (b building) abandon(cause error) {
 type building struct{ p *Pod }
 
 // run makes the pod, step by step in a straight line. Each resource can be found again from the record or the id.
-func (b building) run(ctx context.Context, op *operation) error {
+func (b building) run(ctx context.Context, op *operation.Operation) error {
 	p := b.p
-	op.at("write record")
+	op.At("write record")
 	if err := b.prepare(); err != nil {
 		return err
 	}
-	op.at("make pod cgroup")
+	op.At("make pod cgroup")
 	if err := b.makeCgroup(); err != nil {
 		return fmt.Errorf("make pod cgroup: %w", err)
 	}
-	op.at("start monitor")
+	op.At("start monitor")
 	mon, err := monitor.Start(ctx, monitor.Config{Bin: p.m.opt.MonitorBin, Dir: p.state(), OOMScoreAdj: -999})
 	if err != nil {
 		return fmt.Errorf("start monitor: %w", err)
 	}
 	p.adopt(mon)
-	op.at("make namespaces")
+	op.At("make namespaces")
 	if err := b.makeNamespaces(ctx, mon); err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	op.at("make shared memory")
+	op.At("make shared memory")
 	if err := b.makeShm(ctx, mon); err != nil {
 		return fmt.Errorf("make shared memory: %w", err)
 	}
-	op.at("attach network")
+	op.At("attach network")
 	ips, err := b.attachNetwork(ctx)
 	if err != nil {
 		return fmt.Errorf("attach network: %w", err)
 	}
-	op.at("mark ready")
+	op.At("mark ready")
 	return p.change(func(r *podRecord) { r.Ready, r.IPs = true, ips })
 }
 
@@ -126,10 +131,13 @@ func (b building) prepare() error {
 	case parent == "" && p.m.opt.SystemdCgroup:
 		parent = "berth.slice"
 	case parent == "":
-		parent, own = "/berth/"+p.id, true
+		parent, own = defaultParent+"/"+p.id, true
 	case !p.m.opt.SystemdCgroup:
 		_, err := cgroup.Open(parent)
 		own = errors.Is(err, fs.ErrNotExist)
+		for _, other := range p.m.index.Load().podsIn(parent) {
+			own = own || other.rec.OwnParent // the last of those who share it removes it
+		}
 	}
 	for _, dir := range []string{p.dir(), p.state(), p.nsDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -146,7 +154,7 @@ func (b building) prepare() error {
 // id-mapped.
 func (b building) writeFiles() error {
 	p := b.p
-	hostname := p.cfg.hostname(p.m.host.compile.Hostname)
+	hostname := p.cfg.hostname(p.m.host.Compile.Hostname)
 	var resolvConf, hosts []byte
 	if p.cfg.GetDnsConfig() == nil {
 		b, err := os.ReadFile("/etc/resolv.conf")
@@ -184,7 +192,13 @@ func (b building) makeCgroup() error {
 	if p.m.opt.SystemdCgroup {
 		return nil
 	}
-	_, err := cgroup.Create(p.rec.Parent, p.m.driver())
+	// Another pod's removal may take the empty directory above from under our hands.
+	var err error
+	for range 3 {
+		if _, err = cgroup.Create(p.rec.Parent, p.m.driver()); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
 	return err
 }
 
@@ -241,7 +255,7 @@ func (b building) attachNetwork(ctx context.Context) ([]string, error) {
 		CgroupPath: p.rec.Parent, Annotations: p.cfg.GetAnnotations(),
 	}
 	var err error
-	if pod.IngressBW, pod.EgressBW, err = bandwidth(p.cfg.GetAnnotations()); err != nil {
+	if pod.IngressBW, pod.EgressBW, err = compile.Bandwidth(p.cfg.GetAnnotations()); err != nil {
 		return nil, err
 	}
 	for _, pm := range p.cfg.GetPortMappings() {

@@ -55,7 +55,7 @@ func idMaps(maps []*rt.IDMapping) []ns.IDMap {
 // holder is let go. Where the pod shares a PID namespace it stays, as that namespace's init.
 func (b building) makeNamespaces(ctx context.Context, mon *monitor.Monitor) error {
 	p := b.p
-	spec, err := p.cfg.namespaces(p.m.host.compile.Hostname)
+	spec, err := p.cfg.namespaces(p.m.host.Compile.Hostname)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
+
+	"github.com/berth-runtime/berth/sandbox/operation"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -20,7 +23,7 @@ const stopBudget = 10 * time.Minute
 // Stop answers StopPodSandbox: every container is killed, then the network is given back. Called again it finishes
 // what an earlier call could not.
 func (p *Pod) Stop(ctx context.Context) error {
-	_, err := p.m.ops.do(ctx, request{key: "stop pod " + p.id, budget: stopBudget}, func(ctx context.Context, op *operation) (string, error) {
+	_, err := p.m.ops.Do(ctx, operation.Request{Key: "stop pod " + p.id, Budget: stopBudget}, func(ctx context.Context, op *operation.Operation) (string, error) {
 		if err := p.stop(ctx, op); err != nil {
 			return "", fmt.Errorf("stop pod %s: %w", short(p.id), err)
 		}
@@ -29,7 +32,7 @@ func (p *Pod) Stop(ctx context.Context) error {
 	return err
 }
 
-func (p *Pod) stop(ctx context.Context, op *operation) error {
+func (p *Pod) stop(ctx context.Context, op *operation.Operation) error {
 	p.mu.Lock()
 	first := !p.closing
 	p.closing = true
@@ -38,16 +41,16 @@ func (p *Pod) stop(ctx context.Context, op *operation) error {
 	if first {
 		p.cancel()
 	}
-	op.at("wait for creations in flight")
+	op.At("wait for creations in flight")
 	p.inflight.Wait()
 	if err := p.change(func(r *podRecord) { r.Ready, r.Stopped, r.IPs = false, true, nil }); err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
-	op.at("kill containers")
+	op.At("kill containers")
 	if err := p.killContainers(ctx); err != nil {
 		return err
 	}
-	op.at("clear")
+	op.At("clear")
 	if err := p.clear(ctx); err != nil {
 		return err
 	}
@@ -135,13 +138,19 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	if err != nil {
 		return err
 	}
-	if len(p.m.index.Load().podsIn(p.rec.Parent)) > 1 {
+	if len(p.m.index.Load().podsIn(p.rec.Parent)) > 0 {
 		return nil
 	}
-	return g.Remove(ctx)
+	if err := g.Remove(ctx); err != nil {
+		return err
+	}
+	if above, err := cgroup.Open(defaultParent); err == nil && strings.HasPrefix(p.rec.Parent, defaultParent+"/") {
+		above.Prune()
+	}
+	return nil
 }
 
-// podsIn returns the pods that share a cgroup parent.
+// podsIn returns the ready pods that have this cgroup parent.
 func (x *index) podsIn(parent string) []*Pod {
 	var out []*Pod
 	for _, p := range x.podList {
@@ -154,7 +163,7 @@ func (x *index) podsIn(parent string) []*Pod {
 
 // Remove answers RemovePodSandbox: the pod is stopped first if it was not, then its containers and its record go.
 func (p *Pod) Remove(ctx context.Context) error {
-	_, err := p.m.ops.do(ctx, request{key: "remove pod " + p.id, budget: removeBudget}, func(ctx context.Context, op *operation) (string, error) {
+	_, err := p.m.ops.Do(ctx, operation.Request{Key: "remove pod " + p.id, Budget: removeBudget}, func(ctx context.Context, op *operation.Operation) (string, error) {
 		if err := p.remove(ctx, op); err != nil {
 			return "", fmt.Errorf("remove pod %s: %w", short(p.id), err)
 		}
@@ -163,17 +172,17 @@ func (p *Pod) Remove(ctx context.Context) error {
 	return err
 }
 
-func (p *Pod) remove(ctx context.Context, op *operation) error {
+func (p *Pod) remove(ctx context.Context, op *operation.Operation) error {
 	if err := p.stop(ctx, op); err != nil {
 		return err
 	}
-	op.at("remove containers")
+	op.At("remove containers")
 	for _, c := range p.m.index.Load().containersOf(p) {
 		if err := c.Remove(ctx); err != nil {
 			return err
 		}
 	}
-	op.at("remove record")
+	op.At("remove record")
 	p.emit(rt.ContainerEventType_CONTAINER_DELETED_EVENT, p.id)
 	if err := os.RemoveAll(p.dir()); err != nil {
 		return err
@@ -218,5 +227,5 @@ func (c *Container) bury(ctx context.Context) {
 		c.m.opt.Log.Warn("container of a dead monitor not killed", "container", c.id, "err", err)
 	}
 	end := containerView{code: exitUnknown, reason: "Unknown", message: "the pod's monitor died: how the container ended is not known"}
-	c.fail(end, func(r *containerRecord) { r.Lost = true })
+	fail(c, end, func(r *containerRecord) { r.Lost = true })
 }

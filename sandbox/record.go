@@ -127,3 +127,11 @@ func decodeResources(b []byte) *rt.LinuxContainerResources {
 	}
 	return r
 }
+
+func asInfo(v map[string]any) map[string]string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		b = fmt.Appendf(nil, "{%q:%q}", "error", err)
+	}
+	return map[string]string{"info": string(b)}
+}

@@ -1,12 +1,14 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -278,4 +280,8 @@ func settleStart(ctx context.Context, c *Container) {
 		c.m.opt.Log.Warn("container record not saved", "container", c.id, "err", err)
 	}
 	c.show(func(v *containerView) { v.startedAt = at })
+}
+
+func sortBy[T any](s []T, at func(T) int64) {
+	slices.SortStableFunc(s, func(a, b T) int { return cmp.Compare(at(a), at(b)) })
 }

@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/sandbox/ns"
 )
 
 // AttachRequest joins a client to a running container's streams. Nil streams are not wanted. The caller keeps
@@ -196,4 +200,29 @@ func (c *Container) Attach(ctx context.Context, r AttachRequest) error {
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// Dial connects to a port inside the pod's network, over IPv4 loopback and then IPv6 (CRI PortForward).
+func (p *Pod) Dial(ctx context.Context, port int32) (net.Conn, error) {
+	if !p.view.Load().ready {
+		return nil, fmt.Errorf("port-forward: pod %s: %w", short(p.id), ErrNotReady)
+	}
+	var first error
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		conn, err := dial(ctx, p.netns(), net.JoinHostPort(host, strconv.Itoa(int(port))))
+		if err == nil {
+			return conn, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, fmt.Errorf("port-forward: pod %s port %d: %w", short(p.id), port, first)
+}
+
+func dial(ctx context.Context, netns, addr string) (net.Conn, error) {
+	if netns != "" {
+		return ns.Dial(ctx, netns, "tcp", addr)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
 }

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/sandbox/monitor"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
@@ -79,4 +82,16 @@ func (p *Pod) adopt(mon *monitor.Monitor) {
 		}
 		p.lost(mon)
 	}()
+}
+
+// emit tells the subscribers what happened to an object of the pod, with the statuses of that moment.
+func (p *Pod) emit(kind rt.ContainerEventType, id string) {
+	if !p.m.events.Interested() {
+		return
+	}
+	e := &rt.ContainerEventResponse{ContainerId: id, ContainerEventType: kind, CreatedAt: time.Now().UnixNano(), PodSandboxStatus: p.status()}
+	for _, c := range p.m.index.Load().containersOf(p) {
+		e.ContainersStatuses = append(e.ContainersStatuses, c.status())
+	}
+	p.m.events.Publish(e)
 }

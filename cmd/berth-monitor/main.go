@@ -52,6 +52,8 @@ func run(args []string) error {
 			return err
 		}
 	}
+	// What the daemon has inherited from whoever started it goes no further. Linux 5.9.
+	unix.CloseRange(wire.LockFD+1, ^uint(0)>>33, 0)
 	signals, err := loop.Signals()
 	if err != nil {
 		return err

@@ -98,7 +98,8 @@ func (p *peer) timed(step string, f func() error) error {
 	return nil
 }
 
-func (p *peer) life(ctx context.Context, o options, i int) error {
+// configs are the i-th pod and its container, as kubelet would ask for them.
+func (o options) configs(i int) (*rt.PodSandboxConfig, *rt.ContainerConfig) {
 	ns := &rt.NamespaceOption{Pid: rt.NamespaceMode_CONTAINER}
 	if o.hostNet {
 		ns.Network = rt.NamespaceMode_NODE
@@ -115,6 +116,11 @@ func (p *peer) life(ctx context.Context, o options, i int) error {
 			MaskedPaths:   []string{"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"},
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}}},
 	}
+	return pod, ctr
+}
+
+func (p *peer) life(ctx context.Context, o options, i int) error {
+	pod, ctr := o.configs(i)
 	begin := time.Now()
 	var podID, id string
 	calls := []struct {

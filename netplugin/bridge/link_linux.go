@@ -66,25 +66,114 @@ func ifinfo(family uint8, index int32, flags, change uint32) []byte {
 	return b
 }
 
-// index finds a link by name; the error wraps unix.ENODEV when there is none.
-func (r route) index(name string) (int32, error) {
-	ae := netlink.NewAttributeEncoder()
-	ae.String(unix.IFLA_IFNAME, name)
-	b, err := ae.Encode()
-	if err != nil {
-		return 0, err
-	}
-	reply, err := r.c.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request},
-		Data:   append(ifinfo(unix.AF_UNSPEC, 0, 0, 0), b...),
+// link is what we want to know of a link.
+type link struct {
+	index, master int32
+	name          string
+	mac           []byte
+}
+
+// link finds a link by name; the error wraps unix.ENODEV when there is none.
+func (r route) link(name string) (link, error) {
+	reply, err := r.get(unix.RTM_GETLINK, 0, ifinfo(unix.AF_UNSPEC, 0, 0, 0), func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.IFLA_IFNAME, name)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("link %s: %w", name, err)
+		return link{}, fmt.Errorf("link %s: %w", name, err)
 	}
-	if len(reply) != 1 || len(reply[0].Data) < 16 {
-		return 0, fmt.Errorf("link %s: malformed answer", name)
+	if len(reply) != 1 {
+		return link{}, fmt.Errorf("link %s: %d answers", name, len(reply))
 	}
-	return int32(binary.NativeEndian.Uint32(reply[0].Data[4:])), nil
+	return parseLink(reply[0].Data)
+}
+
+// index is the index of a link; the error wraps unix.ENODEV when there is none.
+func (r route) index(name string) (int32, error) {
+	l, err := r.link(name)
+	return l.index, err
+}
+
+// ports lists the names of a bridge's ports.
+func (r route) ports(bridge int32) ([]string, error) {
+	reply, err := r.get(unix.RTM_GETLINK, netlink.Dump, ifinfo(unix.AF_UNSPEC, 0, 0, 0), func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(unix.IFLA_MASTER, uint32(bridge))
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, m := range reply {
+		l, err := parseLink(m.Data)
+		if err != nil {
+			return nil, err
+		}
+		if l.master == bridge {
+			out = append(out, l.name)
+		}
+	}
+	return out, nil
+}
+
+// get asks for something, without an acknowledgement.
+func (r route) get(kind uint16, flags netlink.HeaderFlags, body []byte, attrs func(*netlink.AttributeEncoder)) ([]netlink.Message, error) {
+	m, err := message(kind, flags, body, attrs)
+	if err != nil {
+		return nil, err
+	}
+	m.Header.Flags &^= netlink.Acknowledge
+	return r.c.Execute(m)
+}
+
+// parseLink reads a link message.
+func parseLink(b []byte) (link, error) {
+	if len(b) < 16 {
+		return link{}, errors.New("short link message")
+	}
+	l := link{index: int32(binary.NativeEndian.Uint32(b[4:]))}
+	ad, err := netlink.NewAttributeDecoder(b[16:])
+	if err != nil {
+		return link{}, err
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.IFLA_IFNAME:
+			l.name = ad.String()
+		case unix.IFLA_MASTER:
+			l.master = int32(ad.Uint32())
+		case unix.IFLA_ADDRESS:
+			l.mac = ad.Bytes()
+		}
+	}
+	return l, ad.Err()
+}
+
+// addrs returns the addresses of a link.
+func (r route) addrs(index int32) (map[netip.Addr]bool, error) {
+	reply, err := r.get(unix.RTM_GETADDR, netlink.Dump, make([]byte, 8), func(*netlink.AttributeEncoder) {})
+	if err != nil {
+		return nil, err
+	}
+	out := map[netip.Addr]bool{}
+	for _, m := range reply {
+		if len(m.Data) < 8 || int32(binary.NativeEndian.Uint32(m.Data[4:])) != index {
+			continue
+		}
+		ad, err := netlink.NewAttributeDecoder(m.Data[8:])
+		if err != nil {
+			return nil, err
+		}
+		for ad.Next() {
+			if ad.Type() == unix.IFA_ADDRESS {
+				if a, ok := netip.AddrFromSlice(ad.Bytes()); ok {
+					out[a] = true
+				}
+			}
+		}
+		if err := ad.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // addBridge makes a bridge that is up, and returns its index. It may exist already.

@@ -16,25 +16,6 @@ func Main(buildVersion string) {
 		version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), "CNI plugin berth-bridge "+buildVersion)
 }
 
-// status tells whether ADD could work.
-func status(args *skel.CmdArgs) error {
-	c, err := parseConf(args.StdinData)
-	if err != nil {
-		return err
-	}
-	l, err := openLeases(c)
-	if err != nil {
-		return err
-	}
-	l.close()
-	r, err := openRoute(0)
-	if err != nil {
-		return err
-	}
-	r.close()
-	return nil
-}
-
 // setSysctl writes a sysctl unless it has the value already.
 func setSysctl(name, value string) error {
 	path := "/proc/sys/" + name

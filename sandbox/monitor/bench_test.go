@@ -119,3 +119,26 @@ func TestWeight(t *testing.T) {
 	}
 	check("after 64 MiB of log", 4000)
 }
+
+// A monitor from nothing to its first answer; and to the return of Start alone, which is what a pod's start waits for.
+func BenchmarkStart(b *testing.B) {
+	var started time.Duration
+	for b.Loop() {
+		dir := b.TempDir()
+		t := time.Now()
+		m, err := monitor.Start(b.Context(), monitor.Config{Bin: bin.monitor, Dir: dir})
+		if err != nil {
+			b.Fatal(err)
+		}
+		started += time.Since(t)
+		if _, err = m.List(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err = m.Shutdown(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(started.Microseconds())/float64(b.N), "µs-Start")
+}

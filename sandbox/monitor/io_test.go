@@ -29,6 +29,17 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
+// nullFiles is standard input and output for those who want none.
+func nullFiles(t *testing.T) []*os.File {
+	t.Helper()
+	f, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return []*os.File{f, f, f}
+}
+
 // client is an attached client.
 type client struct {
 	in       *os.File
@@ -131,11 +142,11 @@ func TestTerminalPassed(t *testing.T) {
 	m, dir := start(t)
 	for _, runtime := range []bool{true, false} {
 		id := "p" + strconv.FormatBool(runtime)
-		s := plain(dir, id, "cat")
+		s := plain(dir, id, "sleep")
 		if runtime {
 			s = spawn(dir, id, 0)
 			s.ConsoleSocket = "console"
-			s.Argv = []string{bin.oci, "create-tty", s.PidFile, filepath.Join(dir, "console"), "cat"}
+			s.Argv = []string{bin.oci, "create-tty", s.PidFile, filepath.Join(dir, "console"), "sleep"}
 		}
 		s.TTY, s.PassIO, s.Log, s.ExitFile = true, true, "", ""
 		_, files, err := m.Run(t.Context(), s, nil)
@@ -145,7 +156,7 @@ func TestTerminalPassed(t *testing.T) {
 		if err := monitor.SetSize(files[0], 80, 25); err != nil {
 			t.Error(err)
 		}
-		io.WriteString(files[0], "hi\n")
+		io.WriteString(files[0], "hi\n") // echoed by the terminal
 		if l, err := bufio.NewReader(files[0]).ReadString('\n'); l != "hi\r\n" {
 			t.Errorf("%q %v", l, err)
 		}

@@ -119,7 +119,7 @@ func TestDaemonComesBack(t *testing.T) {
 	}
 	c.in.WriteString("go\n")
 	eventually(t, "exit file", func() bool { _, err := os.Stat(dies.ExitFile); return err == nil })
-	time.Sleep(400 * time.Millisecond)
+	eventually(t, "one is left", func() bool { return len(children(m.Pid())) == 1 })
 	m2, err := monitor.Connect(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -136,23 +136,29 @@ func TestDaemonComesBack(t *testing.T) {
 	if l, err = m2.List(t.Context()); err != nil || len(l) != 1 {
 		t.Errorf("told twice: %+v %v", l, err)
 	}
-	// A third takes over from a second that does not know.
-	m3, err := monitor.Connect(t.Context(), dir)
+	out, _ := readLog(t, lives.Log)
+	if len(strings.Fields(out)) < 20 {
+		t.Error("the log paused")
+	}
+}
+
+// The newest connection is the daemon; the one before is cut.
+func TestNewestDaemon(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	run(t, m, plain(dir, "lives", "sleep"))
+	m2, err := monitor.Connect(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := <-m2.Exits(); ok {
+	defer m2.Close()
+	if _, ok := <-m.Exits(); ok {
 		t.Error("the replaced connection is open")
 	}
-	if err = m3.Signal(t.Context(), "lives", syscall.SIGKILL); err != nil {
+	if err = m2.Signal(t.Context(), "lives", syscall.SIGKILL); err != nil {
 		t.Error(err)
 	}
-	waitExit(t, m3, "lives")
-	out, _ := readLog(t, lives.Log)
-	if len(strings.Fields(out)) < 50 {
-		t.Error("the log paused")
-	}
-	m3.Close()
+	waitExit(t, m2, "lives")
 }
 
 func TestLock(t *testing.T) {
@@ -366,5 +372,65 @@ func TestHolder(t *testing.T) {
 		if x := waitExit(t, m, name); x.Code != 0 {
 			t.Errorf("%+v", x)
 		}
+	}
+}
+
+// An exit that can't be recorded is not lost: it is told of until it is on record.
+func TestExitFileDiskFull(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	m, dir := start(t)
+	disk := filepath.Join(dir, "disk")
+	os.Mkdir(disk, 0o755)
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	ballast := filepath.Join(disk, "ballast")
+	os.WriteFile(ballast, make([]byte, 4096), 0o600)
+	s := plain(dir, "f", "exit", "4")
+	s.ExitFile = filepath.Join(disk, "exit.json")
+	run(t, m, s)
+	waitExit(t, m, "f")
+	for range 2 {
+		if l, err := m.List(t.Context()); err != nil || len(l) != 1 || l[0].Exit == nil || l[0].Exit.Code != 4 {
+			t.Errorf("%+v %v", l, err)
+		}
+	}
+	if _, err := os.Stat(s.ExitFile); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	os.Remove(ballast)
+	if _, err := m.List(t.Context()); err != nil { // a try, as every ten seconds
+		t.Error(err)
+	}
+	if x := exitFile(t, s.ExitFile); x.Code != 4 {
+		t.Errorf("%+v", x)
+	}
+	if l, err := m.List(t.Context()); err != nil || len(l) != 0 {
+		t.Errorf("%+v %v", l, err)
+	}
+}
+
+// Whoever does not listen to SIGTERM gets SIGKILL.
+func TestTerminatedStubborn(t *testing.T) {
+	t.Parallel()
+	m, dir := start(t)
+	s := plain(dir, "s", "stubborn")
+	run(t, m, s)
+	eventually(t, "it ignores SIGTERM", func() bool { out, _ := readLog(t, s.Log); return out == "ready\n" })
+	begin := time.Now()
+	syscall.Kill(m.Pid(), syscall.SIGTERM)
+	time.Sleep(time.Second)
+	if _, _, err := m.Run(t.Context(), plain(dir, "late", "sleep"), nil); !errors.Is(err, syscall.ESHUTDOWN) {
+		t.Errorf("run while ending: %v", err)
+	}
+	time.Sleep(4 * time.Second)
+	eventually(t, "lock is free", func() bool { held, err := monitor.Held(dir); return err == nil && !held })
+	if d := time.Since(begin); d < 5*time.Second {
+		t.Errorf("after %v", d)
+	}
+	if x := exitFile(t, s.ExitFile); x.Signal != 9 {
+		t.Errorf("%+v", x)
 	}
 }

@@ -279,6 +279,9 @@ func (m *Monitor) Shutdown(ctx context.Context) error {
 
 // call sends a request and waits for its answer.
 func (m *Monitor) call(ctx context.Context, req *wire.Request, files []*os.File) (answer, error) {
+	if err := ctx.Err(); err != nil {
+		return answer{}, fmt.Errorf("monitor %s: %w", req.Op, err)
+	}
 	c := make(chan answer, 1)
 	m.mu.Lock()
 	if m.gone {

@@ -71,13 +71,8 @@ func (s Spec) Spawn(bin string) (Child, error) {
 	for _, k := range s.Kinds() {
 		c.Clone |= k.flag()
 	}
-	switch {
-	case s.Stay && !s.PID:
-		return Child{}, fmt.Errorf("stay without a PID namespace: %w", fs.ErrInvalid)
-	case s.Hostname != "" && !s.UTS:
-		return Child{}, fmt.Errorf("hostname without a UTS namespace: %w", fs.ErrInvalid)
-	case s.User && !(mapsRoot(s.UIDMap) && mapsRoot(s.GIDMap)):
-		return Child{}, fmt.Errorf("user namespace without a mapping of 0: %w", fs.ErrInvalid)
+	if err := s.check(); err != nil {
+		return Child{}, err
 	}
 	if s.User {
 		c.UIDMap, c.GIDMap = s.UIDMap, s.GIDMap
@@ -101,6 +96,19 @@ func (s Spec) Spawn(bin string) (Child, error) {
 		}
 	}
 	return c, nil
+}
+
+// check refuses what can't be.
+func (s Spec) check() error {
+	switch {
+	case s.Stay && !s.PID:
+		return fmt.Errorf("stay without a PID namespace: %w", fs.ErrInvalid)
+	case s.Hostname != "" && !s.UTS:
+		return fmt.Errorf("hostname without a UTS namespace: %w", fs.ErrInvalid)
+	case s.User && !(mapsRoot(s.UIDMap) && mapsRoot(s.GIDMap)):
+		return fmt.Errorf("user namespace without a mapping of 0: %w", fs.ErrInvalid)
+	}
+	return nil
 }
 
 // Kinds lists the namespaces of the pod's own.

@@ -57,7 +57,7 @@ type holder struct {
 }
 
 // hold starts a holder as the monitor does.
-func hold(t *testing.T, s ns.Spec) *holder {
+func hold(t testing.TB, s ns.Spec) *holder {
 	t.Helper()
 	c, err := s.Spawn(monitorBin())
 	if err != nil {
@@ -299,5 +299,29 @@ func TestSysctlNotation(t *testing.T) {
 	want := []string{"GOMAXPROCS=1", "BERTH_NET=1", "BERTH_SYSCTL_0=kernel/shmmax=", "BERTH_SYSCTL_1=net/ipv4/conf/eth0.1/mtu=a", "BERTH_SYSCTL_2=net/ipv4/conf/eth0.2/mtu=b=c"}
 	if err != nil || !slices.Equal(c.Env, want) {
 		t.Errorf("%q %v", c.Env, err)
+	}
+}
+
+// A holder from its start to pinned namespaces.
+func BenchmarkHolder(b *testing.B) {
+	needRoot(b)
+	s := ns.Spec{Net: true, IPC: true, UTS: true, Hostname: "pod", Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}}
+	root := b.TempDir()
+	dir, netPath := filepath.Join(root, "ns"), filepath.Join(root, "netns", "x")
+	for b.Loop() {
+		h := hold(b, s)
+		if h.said != "ok\n" {
+			b.Fatal(h.said)
+		}
+		if _, err := ns.Pin(h.pid, s.Kinds(), dir, netPath); err != nil {
+			b.Fatal(err)
+		}
+		h.stdin.Close()
+		b.StopTimer()
+		h.wait()
+		if err := ns.Unpin(dir, netPath); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }

@@ -48,8 +48,14 @@ netplugin/bridge < cmd/berth-bridge;
 # From the leaves up. The messages are protobuf.
 google.golang.org/protobuf < k8s.io/cri-api;
 k8s.io/cri-api, github.com/opencontainers/runtime-spec, github.com/moby/profiles < sandbox/compile;
+github.com/containerd/cgroups, golang.org/x/sys, sandbox/compile < sandbox/host;
+k8s.io/cri-api < sandbox/event;
 golang.org/x/sync, k8s.io/cri-api < sandbox;
+k8s.io/cri-api < sandbox/event;
+sandbox/compile, oci/cgroup, golang.org/x/sys < sandbox/host;
+sandbox/event, sandbox/operation, sandbox/host < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
+sandbox/host, sandbox/event, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
 google.golang.org/grpc, sandbox, cri/stream < cri;
 cri, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
@@ -89,7 +95,11 @@ func parsePolicy(t *testing.T, text string) map[string]map[string]bool {
 				direct[a] = map[string]bool{}
 			}
 			for _, b := range strings.Split(below, ",") {
-				direct[a][strings.TrimSpace(b)] = true
+				b = strings.TrimSpace(b)
+				direct[a][b] = true
+				if direct[b] == nil {
+					direct[b] = map[string]bool{}
+				}
 			}
 		}
 	}

@@ -8,9 +8,12 @@ import (
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
-// attachPipes are the sizes to which the pipe to an attached client is raised, the first that is allowed: how far a client may
-// be behind before it is cut off. 1 MiB is what fs/pipe-max-size allows everybody, more needs CAP_SYS_RESOURCE.
-var attachPipes = [...]int{4 << 20, 1 << 20}
+// The sizes to which the pipe to an attached client is raised, the first that is allowed: how far a client may be behind before
+// it is cut off. fs/pipe-max-size, by default 1 MiB, allows everybody the second; the first needs CAP_SYS_RESOURCE.
+const (
+	attachPipe      = 4 << 20
+	attachPipeSmall = 1 << 20
+)
 
 // inputSize is what is taken from a client at once, and thus what is kept at most while the process does not read.
 const inputSize = 4 << 10
@@ -57,7 +60,7 @@ func (a *attachment) watch() {
 		if fd < 0 {
 			continue
 		}
-		for _, size := range attachPipes {
+		for _, size := range [...]int{attachPipe, attachPipeSmall} {
 			if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, size); err == nil {
 				break
 			}

@@ -13,6 +13,9 @@ import (
 // for the case that others go on writing.
 const drainMax = 4 << 20
 
+// retryTime is how long an exit file that could not be written waits for the next try, in nanoseconds.
+const retryTime = 10e9
+
 // process is a container, an exec or a holder; first, with a pid file, the runtime program that makes it.
 //
 //	spawn ── runtime works ── adopt ── runs ── dead, told ── output ended ── forgotten
@@ -37,6 +40,7 @@ type process struct {
 	clients  []*attachment
 	exit     *wire.Exit
 	told     bool // the daemon knows of exit
+	unsaved  bool // exit is not in exitFile yet
 }
 
 // reap looks at the dead. While a runtime program works, children that nobody knows stay unreaped: one of them may be the
@@ -176,8 +180,12 @@ func (p *process) fail(err error) {
 	p.l.forget(p)
 }
 
-// expire kills a runtime program that has been given its time.
+// expire kills a runtime program that has been given its time; or the time has come to try the exit file again.
 func (p *process) expire() {
+	if p.exit != nil {
+		p.settle()
+		return
+	}
 	p.deadline, p.late = 0, true
 	syscall.Kill(-p.runtime, syscall.SIGKILL)
 }
@@ -201,9 +209,7 @@ func (p *process) check() {
 	}
 	p.drain()
 	x.OOMKilled = oomKilled(p.oomFile)
-	if p.exitFile != "" {
-		writeExit(p.exitFile, x)
-	}
+	p.unsaved = !writeExit(p.exitFile, x)
 	wait(p.pid, nil)
 	p.exit = x
 	p.told = p.l.exitEvent(x)
@@ -226,13 +232,23 @@ func (p *process) drain() {
 	}
 }
 
-// settle forgets a process that is dead, whose death was told, and whose output has ended.
+// settle forgets a process that is dead, whose death was told and is on record, and whose output has ended. On a full disk the
+// record waits: until then OpList tells of the death again and again.
 func (p *process) settle() {
-	if p.exit == nil || p.out[0] != nil || p.out[1] != nil {
+	if p.exit == nil {
+		return
+	}
+	p.deadline = 0
+	if p.unsaved {
+		if p.unsaved = !writeExit(p.exitFile, p.exit); p.unsaved {
+			p.deadline = nanotime() + retryTime
+		}
+	}
+	if p.out[0] != nil || p.out[1] != nil {
 		return
 	}
 	p.release()
-	if p.told {
+	if p.told && !p.unsaved {
 		p.l.forget(p)
 	}
 }
@@ -276,26 +292,33 @@ func oomKilled(path string) bool {
 	return false
 }
 
-// writeExit puts an exit file in place. There is nobody to tell of an error; the daemon finds no file and a dead process,
-// which it has words for.
-func writeExit(path string, x *wire.Exit) {
+// writeExit puts an exit file in place and says whether it is there; so it is when none is wanted.
+func writeExit(path string, x *wire.Exit) bool {
+	if path == "" {
+		return true
+	}
 	var room [512]byte
 	data, err := wire.Append(room[:0], x)
 	if err != nil {
-		return
+		return false
 	}
 	tmp := path + ".tmp"
 	fd, err := openRetry(tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return
+		// A directory that is gone was removed with the container: there is nobody left to read it.
+		return err == syscall.ENOENT
 	}
 	n, err := syscall.Write(fd, data)
 	syscall.Close(fd)
 	if err == nil && n == len(data) {
-		syscall.Rename(tmp, path)
+		err = syscall.Rename(tmp, path)
 	} else {
+		err = syscall.EIO
+	}
+	if err != nil {
 		syscall.Unlink(tmp)
 	}
+	return err == nil
 }
 
 // signal sends a signal to a process, or to the runtime program that is making it.

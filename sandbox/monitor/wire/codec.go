@@ -34,17 +34,17 @@ func Decode(b []byte, v any) error {
 	if len(b) > MaxPacket {
 		return &Error{Text: "packet larger than 256 KiB", Errno: syscall.EMSGSIZE}
 	}
-	r := reader{b: b}
+	r := &reader{b: b}
 	switch v := v.(type) {
 	case *Request:
 		*v = Request{}
-		r.request(v)
+		readRequest(r, v)
 	case *Reply:
 		*v = Reply{}
-		r.reply(v)
+		readReply(r, v)
 	case *Exit:
 		*v = Exit{}
-		r.exit(v)
+		readExit(r, v)
 	default:
 		return &Error{Text: "decode: not a message", Errno: syscall.EINVAL}
 	}
@@ -75,7 +75,7 @@ func (w *writer) request(q *Request) {
 	w.close('}')
 }
 
-func (r *reader) request(q *Request) {
+func readRequest(r *reader, q *Request) {
 	r.object(func(key []byte) {
 		switch string(key) {
 		case "v":
@@ -98,7 +98,7 @@ func (r *reader) request(q *Request) {
 			q.Skip = r.int()
 		case "spawn":
 			q.Spawn = new(Spawn)
-			r.spawn(q.Spawn)
+			readSpawn(r, q.Spawn)
 		default:
 			if p := q.flagOf(key); p != nil {
 				*p = r.flag()
@@ -146,7 +146,7 @@ func (w *writer) spawn(s *Spawn) {
 	w.close('}')
 }
 
-func (r *reader) spawn(s *Spawn) {
+func readSpawn(r *reader, s *Spawn) {
 	r.object(func(key []byte) {
 		if p := s.textOf(key); p != nil {
 			*p = r.str()
@@ -174,9 +174,9 @@ func (r *reader) spawn(s *Spawn) {
 		case "clone":
 			s.Clone = uintptr(r.uint(1<<63 - 1))
 		case "uidMap":
-			s.UIDMap = r.idMaps()
+			s.UIDMap = readIDMaps(r)
 		case "gidMap":
-			s.GIDMap = r.idMaps()
+			s.GIDMap = readIDMaps(r)
 		default:
 			r.skip()
 		}
@@ -220,7 +220,7 @@ func (w *writer) idMaps(key string, maps []IDMap) {
 	w.close(']')
 }
 
-func (r *reader) idMaps() []IDMap {
+func readIDMaps(r *reader) []IDMap {
 	var maps []IDMap
 	r.array(func() {
 		var m IDMap
@@ -273,7 +273,7 @@ func (w *writer) reply(p *Reply) {
 	w.close('}')
 }
 
-func (r *reader) reply(p *Reply) {
+func readReply(r *reader, p *Reply) {
 	r.object(func(key []byte) {
 		switch string(key) {
 		case "v":
@@ -282,29 +282,29 @@ func (r *reader) reply(p *Reply) {
 			p.Seq = r.uint(1<<64 - 1)
 		case "err":
 			p.Err = new(Error)
-			r.error(p.Err)
+			readError(r, p.Err)
 		case "pid":
 			p.Pid = r.int()
 		case "spawned":
 			p.Spawned = new(Spawned)
-			r.spawned(p.Spawned)
+			readSpawned(r, p.Spawned)
 		case "list":
 			r.array(func() {
 				p.List = append(p.List, Process{})
-				r.process(&p.List[len(p.List)-1])
+				readProcess(r, &p.List[len(p.List)-1])
 			})
 		case "more":
 			p.More = r.flag()
 		case "exit":
 			p.Exit = new(Exit)
-			r.exit(p.Exit)
+			readExit(r, p.Exit)
 		default:
 			r.skip()
 		}
 	})
 }
 
-func (r *reader) error(e *Error) {
+func readError(r *reader, e *Error) {
 	r.object(func(key []byte) {
 		switch string(key) {
 		case "text":
@@ -317,7 +317,7 @@ func (r *reader) error(e *Error) {
 	})
 }
 
-func (r *reader) spawned(s *Spawned) {
+func readSpawned(r *reader, s *Spawned) {
 	r.object(func(key []byte) {
 		switch string(key) {
 		case "pid":
@@ -341,7 +341,7 @@ func (w *writer) process(p *Process) {
 	w.close('}')
 }
 
-func (r *reader) process(p *Process) {
+func readProcess(r *reader, p *Process) {
 	r.object(func(key []byte) {
 		switch string(key) {
 		case "id":
@@ -350,7 +350,7 @@ func (r *reader) process(p *Process) {
 			p.Pid = r.int()
 		case "exit":
 			p.Exit = new(Exit)
-			r.exit(p.Exit)
+			readExit(r, p.Exit)
 		default:
 			r.skip()
 		}
@@ -368,7 +368,7 @@ func (w *writer) exit(x *Exit) {
 	w.close('}')
 }
 
-func (r *reader) exit(x *Exit) {
+func readExit(r *reader, x *Exit) {
 	r.object(func(key []byte) {
 		switch string(key) {
 		case "id":

@@ -101,6 +101,8 @@ func Is(args []string) bool { return len(args) == 1 && (args[0] == Name || args[
 
 // Main is the holder's main. It returns the exit status.
 func Main() int {
+	// Whatever else was inherited is nobody's business in here. Linux 5.9.
+	unix.CloseRange(3, ^uint(0)>>33, 0)
 	c := Parse(syscall.Environ())
 	if err := furnish(c); err != nil {
 		say(err.Error() + "\n")
@@ -159,6 +161,7 @@ func initLoop() int {
 		for fd := range 3 {
 			syscall.Dup3(null, fd, 0)
 		}
+		syscall.Close(null)
 	} else {
 		for fd := range 3 {
 			syscall.Close(fd)

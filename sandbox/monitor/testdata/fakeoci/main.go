@@ -35,68 +35,95 @@ func main() {
 	}
 }
 
+// payload is what runs in the container.
 func payload(what string, args []string) {
 	switch what {
-	case "exit":
-		n, _ := strconv.Atoi(args[0])
-		os.Exit(n)
+	case "exit": // CODE
+		os.Exit(number(args[0]))
 	case "say": // OUT ERR CODE
 		io.WriteString(os.Stdout, unescape(args[0]))
 		io.WriteString(os.Stderr, unescape(args[1]))
-		n, _ := strconv.Atoi(args[2])
-		os.Exit(n)
+		os.Exit(number(args[2]))
 	case "sleep":
 		time.Sleep(time.Hour)
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
 		time.Sleep(time.Hour)
-	case "orphans": // N: leaves N children that end after a while, and goes on
-		for range 3 {
-			exec.Command("/bin/sh", "-c", "(sleep 0.3 &) ; exit 0").Run()
-		}
-		fmt.Println("left")
-		time.Sleep(time.Hour)
+	case "orphans":
+		orphans()
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 		fmt.Println("eof")
-	case "gate": // N...: for each N, waits for a line of input and writes N lines
-		for _, a := range args {
-			os.Stdin.Read(make([]byte, 16))
-			n, _ := strconv.Atoi(a)
-			for line := strings.Repeat("0123456789abcdef", 8) + "\n"; n > 0; n -= 500 {
-				os.Stdout.WriteString(strings.Repeat(line, min(n, 500)))
-			}
-		}
-	case "bytes": // N MiB in blocks of LINE bytes
-		mib, _ := strconv.Atoi(args[0])
-		size, _ := strconv.Atoi(args[1])
-		line := strings.Repeat("x", size-1) + "\n"
-		block := []byte(strings.Repeat(line, max(1, (64<<10)/size)))
-		for n := 0; n < mib<<20; n += len(block) {
-			os.Stdout.Write(block)
-		}
+	case "gate":
+		gate(args)
+	case "bytes":
+		write(number(args[0]), number(args[1]))
 	case "tick": // every 5 ms a number, for ever
 		for i := 0; ; i++ {
 			fmt.Println(i)
 			time.Sleep(5 * time.Millisecond)
 		}
 	case "fds":
-		entries, _ := os.ReadDir("/proc/self/fd")
-		for _, e := range entries {
-			to, _ := os.Readlink("/proc/self/fd/" + e.Name())
-			fmt.Println(e.Name(), to)
-		}
+		fds()
 	case "signals":
-		status, _ := os.ReadFile("/proc/self/status")
-		for _, l := range strings.Split(string(status), "\n") {
-			if strings.HasPrefix(l, "SigBlk") || strings.HasPrefix(l, "SigIgn") {
-				fmt.Println(l)
-			}
+		signals()
+	}
+}
+
+func number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// orphans leaves children that end after a while, and goes on.
+func orphans() {
+	for range 3 {
+		exec.Command("/bin/sh", "-c", "(sleep 0.3 &) ; exit 0").Run()
+	}
+	fmt.Println("left")
+	time.Sleep(time.Hour)
+}
+
+// gate waits, for each number, for some input, and writes as many lines.
+func gate(numbers []string) {
+	line := strings.Repeat("0123456789abcdef", 8) + "\n"
+	for _, a := range numbers {
+		os.Stdin.Read(make([]byte, 16))
+		for n := number(a); n > 0; n -= 500 {
+			os.Stdout.WriteString(strings.Repeat(line, min(n, 500)))
 		}
-	case "ps1": // the command line of pid 1 as seen here
-		b, _ := os.ReadFile("/proc/1/cmdline")
-		fmt.Println(string(b))
+	}
+}
+
+// write writes some MiB in lines of a size.
+func write(mib, size int) {
+	line := strings.Repeat("x", size-1) + "\n"
+	block := []byte(strings.Repeat(line, max(1, (64<<10)/size)))
+	for n := 0; n < mib<<20; n += len(block) {
+		os.Stdout.Write(block)
+	}
+}
+
+// fds lists the process's descriptors.
+func fds() {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		fmt.Println(e.Name(), to)
+	}
+}
+
+// signals tells which signals are blocked or ignored.
+func signals() {
+	status, _ := os.ReadFile("/proc/self/status")
+	for _, l := range strings.Split(string(status), "\n") {
+		if strings.HasPrefix(l, "SigBlk") || strings.HasPrefix(l, "SigIgn") {
+			fmt.Println(l)
+		}
 	}
 }
 
@@ -117,8 +144,7 @@ func create(pidFile, delay string, cmd []string) {
 		os.Exit(1)
 	}
 	os.WriteFile(pidFile, []byte(strconv.Itoa(c.Process.Pid)), 0o600)
-	ms, _ := strconv.Atoi(delay)
-	time.Sleep(time.Duration(ms) * time.Millisecond)
+	time.Sleep(time.Duration(number(delay)) * time.Millisecond)
 }
 
 func createTTY(pidFile, socket string, cmd []string) {

@@ -1,4 +1,9 @@
-package sandbox
+// Package host finds out what of this machine decides what a container gets: cgroup mode, capabilities, devices,
+// huge pages, security modules, and what the kernel offers for mounts.
+//
+// Facts are read once, by trying; no behaviour hangs on a version string. Nothing here changes the machine, and nothing
+// of pods may live here.
+package host
 
 import (
 	"bytes"
@@ -16,36 +21,37 @@ import (
 	"github.com/berth-runtime/berth/sandbox/compile"
 )
 
-// hostFacts is what of this host decides what a container gets. It is read once, by trying; no behaviour hangs on a
+// Facts is what of this host decides what a container gets. It is read once, by trying; no behaviour hangs on a
 // version string.
-type hostFacts struct {
-	compile      compile.Host
-	mountSetattr bool // recursive read-only mounts (Linux 5.12)
-	idmapOverlay bool // user namespaces with idmapped root file systems (Linux 5.19)
+type Facts struct {
+	Compile      compile.Host
+	MountSetattr bool // recursive read-only mounts (Linux 5.12)
+	IDMapOverlay bool // user namespaces with idmapped root file systems (Linux 5.19)
 }
 
-func readHost(systemd bool) (hostFacts, error) {
-	var h hostFacts
+// Read finds out everything. systemd says by whom cgroups are made.
+func Read(systemd bool) (Facts, error) {
+	var h Facts
 	name, err := os.Hostname()
 	if err != nil {
 		return h, err
 	}
-	h.compile = compile.Host{
+	h.Compile = compile.Host{
 		CgroupV2:      cgroups.Mode() == cgroups.Unified,
 		SystemdCgroup: systemd,
 		AppArmor:      enabled("/sys/module/apparmor/parameters/enabled"),
 		SELinux:       exists("/sys/fs/selinux/enforce"),
-		Caps:          kernelCaps(),
+		Caps:          grantableCaps(),
 		Hugetlb:       hugepageSizes(),
 		Swap:          memorySwap(),
 		Hostname:      name,
 	}
-	if h.compile.Devices, err = devicesUnder("/dev", "/dev"); err != nil {
+	if h.Compile.Devices, err = DevicesUnder("/dev", "/dev"); err != nil {
 		return h, fmt.Errorf("list host devices: %w", err)
 	}
-	h.compile.OOMScoreAdj, h.compile.CanLowerOOM = oomScore()
-	h.mountSetattr = unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) != unix.ENOSYS
-	h.idmapOverlay = h.mountSetattr && exists("/proc/self/ns/user")
+	h.Compile.OOMScoreAdj, h.Compile.CanLowerOOM = oomScore()
+	h.MountSetattr = unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) != unix.ENOSYS
+	h.IDMapOverlay = h.MountSetattr && exists("/proc/self/ns/user")
 	return h, nil
 }
 
@@ -70,18 +76,17 @@ func memorySwap() bool {
 	return false
 }
 
-// kernelCaps names the capabilities this kernel knows, by cap_last_cap (capabilities(7)).
-func kernelCaps() []string {
-	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
-	if err != nil {
-		return compile.KnownCaps()
+// grantableCaps names the capabilities that this kernel knows and that are in our bounding set (capabilities(7)): no
+// child of ours can have others, privileged or not.
+func grantableCaps() []string {
+	var out []string
+	for i, name := range compile.KnownCaps() {
+		// EINVAL for a capability the kernel does not know.
+		if in, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(i), 0, 0, 0); err == nil && in == 1 {
+			out = append(out, name)
+		}
 	}
-	last, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	names := compile.KnownCaps()
-	if err != nil || last+1 > len(names) {
-		return names
-	}
-	return names[:last+1]
+	return out
 }
 
 // hugepageSizes lists the sizes the hugetlb controller limits, in the form "2MB".
@@ -136,9 +141,9 @@ func skipDev(name string) bool {
 	return false
 }
 
-// devicesUnder lists the device nodes below dir, as they shall appear below target. Links are not followed: what they
+// DevicesUnder lists the device nodes below dir, as they shall appear below target. Links are not followed: what they
 // name is listed at its own place.
-func devicesUnder(dir, target string) ([]compile.Device, error) {
+func DevicesUnder(dir, target string) ([]compile.Device, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -150,22 +155,22 @@ func devicesUnder(dir, target string) ([]compile.Device, error) {
 		}
 		host, inside := filepath.Join(dir, e.Name()), filepath.Join(target, e.Name())
 		if e.IsDir() {
-			sub, err := devicesUnder(host, inside)
+			sub, err := DevicesUnder(host, inside)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 				return nil, err
 			}
 			out = append(out, sub...)
 			continue
 		}
-		if d, ok := deviceAt(host, inside); ok {
+		if d, ok := DeviceAt(host, inside); ok {
 			out = append(out, d)
 		}
 	}
 	return out, nil
 }
 
-// deviceAt describes the device node at host; false when it is none.
-func deviceAt(host, inside string) (compile.Device, bool) {
+// DeviceAt describes the device node at host; false when it is none.
+func DeviceAt(host, inside string) (compile.Device, bool) {
 	var st unix.Stat_t
 	if unix.Lstat(host, &st) != nil {
 		return compile.Device{}, false

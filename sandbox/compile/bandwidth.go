@@ -1,4 +1,4 @@
-package sandbox
+package compile
 
 import (
 	"fmt"
@@ -13,8 +13,8 @@ const (
 	egressAnnotation  = "kubernetes.io/egress-bandwidth"
 )
 
-// bandwidth reads the two annotations, in bits per second; 0 is none.
-func bandwidth(annotations map[string]string) (ingress, egress int64, err error) {
+// Bandwidth reads the two annotations, in bits per second; 0 is none.
+func Bandwidth(annotations map[string]string) (ingress, egress int64, err error) {
 	if ingress, err = bitRate(annotations, ingressAnnotation); err != nil {
 		return 0, 0, err
 	}
@@ -28,7 +28,7 @@ func bitRate(annotations map[string]string, key string) (int64, error) {
 	if !ok {
 		return 0, nil
 	}
-	bad := fmt.Errorf("annotation %s: %s is not a rate between 1k and 1P: %w", key, short(text), fs.ErrInvalid)
+	bad := fmt.Errorf("annotation %s: %q is not a rate between 1k and 1P: %w", key, text[:min(len(text), 40)], fs.ErrInvalid)
 	digits := strings.TrimRight(text, "kKMGTPEi")
 	factor := map[string]int64{"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}[text[len(digits):]]
 	if factor == 0 || digits == "" || strings.Trim(digits, "0123456789.") != "" || len(digits) > 20 {

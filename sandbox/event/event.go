@@ -1,4 +1,9 @@
-package sandbox
+// Package event hands the CRI's container events to any number of subscribers.
+//
+// Publishing never waits for a subscriber; one that lags too far behind is cut off and has to list again. On a stream
+// time never goes backwards. What an event says is the publisher's business;
+// nothing of pods may live here.
+package event
 
 import (
 	"context"
@@ -10,8 +15,9 @@ import (
 // maxBacklog bounds the events a subscriber may lag behind; one that lags further is cut off and has to list again.
 const maxBacklog = 4096
 
-// broadcaster hands every event to every subscriber. Publishing never waits for a subscriber.
-type broadcaster struct {
+// Broadcaster hands every event to every subscriber. Publishing never waits for a subscriber.
+// The zero value is ready.
+type Broadcaster struct {
 	mu   sync.Mutex
 	subs map[*subscriber]struct{}
 	last int64
@@ -23,8 +29,8 @@ type subscriber struct {
 	cut   bool
 }
 
-// publish stamps the event so that time never goes backwards on a stream, and queues it.
-func (b *broadcaster) publish(e *rt.ContainerEventResponse) {
+// Publish stamps the event so that time never goes backwards on a stream, and queues it.
+func (b *Broadcaster) Publish(e *rt.ContainerEventResponse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e.CreatedAt = max(e.CreatedAt, b.last+1)
@@ -42,25 +48,24 @@ func (b *broadcaster) publish(e *rt.ContainerEventResponse) {
 	}
 }
 
-// interested reports whether anybody listens: composing an event costs a status of each container of the pod.
-func (b *broadcaster) interested() bool {
+// Interested reports whether anybody listens: composing an event costs a status of each container of the pod.
+func (b *Broadcaster) Interested() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.subs) > 0
 }
 
 // take empties the subscriber's queue.
-func (b *broadcaster) take(s *subscriber) (q []*rt.ContainerEventResponse, cut bool) {
+func (b *Broadcaster) take(s *subscriber) (q []*rt.ContainerEventResponse, cut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	q, s.queue = s.queue, nil
 	return q, s.cut
 }
 
-// Events returns the events from now on (CRI GetContainerEvents). The channel is closed when ctx ends, or when the
+// Subscribe returns the events from now on (CRI GetContainerEvents). The channel is closed when ctx ends, or when the
 // reader lagged more than a few thousand events behind.
-func (m *Manager) Events(ctx context.Context) <-chan *rt.ContainerEventResponse {
-	b := &m.events
+func (b *Broadcaster) Subscribe(ctx context.Context) <-chan *rt.ContainerEventResponse {
 	s := &subscriber{wake: make(chan struct{}, 1)}
 	b.mu.Lock()
 	if b.subs == nil {
