@@ -108,7 +108,10 @@ func names(msg any) []slog.Attr {
 	case *rt.RunPodSandboxRequest:
 		md := m.GetConfig().GetMetadata()
 		out = append(out, slog.String("namespace", md.GetNamespace()), slog.String("name", md.GetName()),
-			slog.String("uid", md.GetUid()), slog.Uint64("attempt", uint64(md.GetAttempt())), slog.String("handler", m.GetRuntimeHandler()))
+			slog.String("uid", md.GetUid()), slog.Uint64("attempt", uint64(md.GetAttempt())))
+		if h := m.GetRuntimeHandler(); h != "" {
+			out = append(out, slog.String("handler", h))
+		}
 	case *rt.CreateContainerRequest:
 		md := m.GetConfig().GetMetadata()
 		out = append(out, slog.String("name", md.GetName()), slog.Uint64("attempt", uint64(md.GetAttempt())),
