@@ -54,9 +54,6 @@ k8s.io/cri-api, github.com/opencontainers/runtime-spec, github.com/moby/profiles
 github.com/containerd/cgroups, golang.org/x/sys, sandbox/compile < sandbox/host;
 k8s.io/cri-api < sandbox/event;
 golang.org/x/sync, k8s.io/cri-api < sandbox;
-k8s.io/cri-api < sandbox/event;
-sandbox/compile, oci/cgroup, golang.org/x/sys < sandbox/host;
-sandbox/event, sandbox/operation, sandbox/host < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
 sandbox/host, sandbox/event, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
