@@ -184,6 +184,10 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 	}
 	m.bg.Wait()
+	if len(m.index.Load().podList) == 0 {
+		// Nobody uses the network any more: what the plugins keep between pods, such as a bridge, is given back.
+		err = errors.Join(err, m.opt.Network.Collect(ctx, nil))
+	}
 	return err
 }
 
