@@ -63,7 +63,11 @@ func flushPort(c *netlink.Conn, family uint8, port uint16) error {
 	entries, err := c.Execute(ctRequest(ctGet, netlink.Dump, family, ctPortFilter(port)))
 	if err != nil {
 		// A kernel without filters; what does not concern us is skipped below.
-		if entries, err = c.Execute(ctRequest(ctGet, netlink.Dump, family, nil)); err != nil {
+		entries, err = c.Execute(ctRequest(ctGet, netlink.Dump, family, nil))
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			return nil // the kernel has no such interface, and no other one
+		}
+		if err != nil {
 			return err
 		}
 	}
