@@ -43,7 +43,7 @@ func flushConntrack(es []element) error {
 	if len(ports) == 0 {
 		return nil
 	}
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	c, err := dial(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
 		return fmt.Errorf("conntrack socket: %w", err)
 	}
