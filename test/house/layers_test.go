@@ -22,10 +22,13 @@ github.com/cilium/ebpf, github.com/godbus/dbus < oci/cgroup;
 
 # The OCI runtime specification.
 github.com/opencontainers/runtime-spec < oci, sandbox/compile;
-golang.org/x/sys, oci/cgroup < oci/launch;
-oci, oci/launch, oci/cgroup < cmd/berth-oci;
+golang.org/x/sys < oci/launch/program, oci/launch/spawn;
+oci/launch/program < oci/launch/hook;
+oci/launch/hook < oci/launch/inside, oci/launch/state;
+github.com/opencontainers/runtime-spec, oci/cgroup, oci/launch/hook < oci/launch/plan;
+oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/cgroup < oci/launch;
+oci, oci/launch < cmd/berth-oci;
 oci/launch < oci;
-github.com/opencontainers/runtime-spec < oci/launch;
 
 # Images.
 github.com/klauspost/compress, github.com/opencontainers/go-digest < image/layer;
@@ -51,9 +54,6 @@ k8s.io/cri-api, github.com/opencontainers/runtime-spec, github.com/moby/profiles
 github.com/containerd/cgroups, golang.org/x/sys, sandbox/compile < sandbox/host;
 k8s.io/cri-api < sandbox/event;
 golang.org/x/sync, k8s.io/cri-api < sandbox;
-k8s.io/cri-api < sandbox/event;
-sandbox/compile, oci/cgroup, golang.org/x/sys < sandbox/host;
-sandbox/event, sandbox/operation, sandbox/host < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
 sandbox/host, sandbox/event, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
