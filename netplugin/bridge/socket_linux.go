@@ -12,8 +12,8 @@ import (
 )
 
 // socket is a blocking netlink socket for netlink.Conn. The library's own one is registered with the runtime's poller
-// and enters another namespace with a thread of its own: for a program that asks a dozen questions and ends, a third of
-// its time.
+// and enters another namespace with a thread of its own: for a program that asks a dozen questions and ends, that
+// shows (hack/decisions/0004).
 type socket struct {
 	fd  int
 	buf []byte
