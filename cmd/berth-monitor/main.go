@@ -1,5 +1,6 @@
 // Command berth-monitor is the parent of one pod's processes; see package loop. The same binary is the process that makes a
-// pod's namespaces and, where a pod shares one PID namespace, that namespace's first process; see package hold.
+// pod's namespaces, where a pod shares one PID namespace that namespace's first process, and what mounts the root file system
+// for a foreign runtime; see package hold.
 //
 // It is started by the daemon with the listening socket and the locked lock file as descriptors 3 and 4:
 //
@@ -27,7 +28,7 @@ import (
 func main() {
 	args := arguments()
 	if hold.Is(args) {
-		syscall.Exit(hold.Main())
+		syscall.Exit(hold.Main(args))
 	}
 	if err := run(args); err != nil {
 		syscall.Write(2, []byte("berth-monitor: "+err.Error()+"\n"))

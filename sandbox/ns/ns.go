@@ -6,6 +6,7 @@
 //	Spec.Spawn ──> the monitor clones the holder ──> it furnishes them and says "ok" ──> Pin ──> its stdin is closed
 //	Dial           a connection from within the pod's network, for port forwarding
 //	Unpin          lets go; the kernel frees what nobody is in
+//	WithOverlay    a program with a root file system that the host does not see
 //
 // There is one way with and without user namespaces: clone makes the user namespace first, and the others belong to it.
 // Where the holder stays as the init of a PID namespace, that namespace lives exactly as long as it.
@@ -96,6 +97,19 @@ func (s Spec) Spawn(bin string) (Child, error) {
 		}
 	}
 	return c, nil
+}
+
+// WithOverlay makes a program that sees an overlay mounted on target, in a mount namespace of its own made for that, so that
+// neither the host nor anything started later has it: what an OCI runtime needs that expects a mounted root file system. The
+// options are overlayfs's, in order, with each layer as "lowerdir+=DIR", the topmost first. argv[0] is an absolute path. Errors
+// of the mount are one line on standard error and exit status 1.
+func WithOverlay(target string, options, argv, env []string) Child {
+	return Child{
+		Path:  "/proc/self/exe",
+		Argv:  append([]string{hold.NameRoot}, argv...),
+		Env:   append(hold.Overlay{Target: target, Options: options}.Env(), env...),
+		Clone: unix.CLONE_NEWNS,
+	}
 }
 
 // check refuses what can't be.

@@ -158,3 +158,43 @@ func TestHolderIsBare(t *testing.T) {
 		t.Errorf("works in %s", cwd)
 	}
 }
+
+func TestWithOverlay(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	dir := t.TempDir()
+	var options []string
+	for i, name := range []string{"top", "mid:dle,\\x", "bottom"} {
+		lower := filepath.Join(dir, name)
+		os.Mkdir(lower, 0o755)
+		os.WriteFile(filepath.Join(lower, "who"), []byte(name), 0o644)
+		os.WriteFile(filepath.Join(lower, "only"+itoa(i)), nil, 0o644)
+		options = append(options, "lowerdir+="+lower)
+	}
+	target := filepath.Join(dir, "target")
+	for _, d := range []string{target, dir + "/upper", dir + "/work"} {
+		os.Mkdir(d, 0o755)
+	}
+	options = append(options, "upperdir="+dir+"/upper", "workdir="+dir+"/work", "volatile")
+	runIt := func(options ...string) (string, error) {
+		c := ns.WithOverlay(target, options, []string{"/bin/sh", "-c", `cd "$1" && ls && cat who && env && echo x >new`, "sh", target}, []string{"A=1"})
+		cmd := exec.Command(monitorBin())
+		cmd.Args, cmd.Env = c.Argv, c.Env
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: c.Clone}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := runIt(options...)
+	if err != nil || !strings.HasPrefix(out, "only0\nonly1\nonly2\nwho\ntop") || !strings.Contains(out, "A=1\n") || strings.Contains(out, "BERTH") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.Stat(dir + "/upper/new"); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), target) {
+		t.Error("the host sees the mount")
+	}
+	if out, err = runIt("lowerdir+=" + dir + "/missing"); err == nil || !strings.HasPrefix(out, "mount overlay on "+target+": no such file") {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -17,7 +17,12 @@ var now = time.Date(2026, 2, 3, 4, 5, 6, 7, time.UTC).UnixNano()
 // write makes a log of pieces, each for the stream that its index is even (stdout) or odd (stderr) for.
 func write(t testing.TB, lineMax int, pieces ...[]byte) []byte {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "a", "b", "0.log")
+	return writeTo(t, filepath.Join(t.TempDir(), "a", "b", "0.log"), lineMax, pieces...)
+}
+
+// writeTo is write for a path of the caller's.
+func writeTo(t testing.TB, path string, lineMax int, pieces ...[]byte) []byte {
+	t.Helper()
 	l, err := loop.OpenLog(path, lineMax, new(loop.Batch))
 	if err != nil {
 		t.Fatal(err)
@@ -138,6 +143,7 @@ func parse(t testing.TB, log []byte) (string, string) {
 func FuzzLog(f *testing.F) {
 	f.Add([]byte("abc\ndef"), []byte("x\r\n"), 4, 3)
 	f.Add([]byte(strings.Repeat("y", 100)), []byte("\n\n\n"), 16, 7)
+	path := filepath.Join(f.TempDir(), "log")
 	f.Fuzz(func(t *testing.T, out, err []byte, lineMax, step int) {
 		lineMax, step = 1+abs(lineMax)%40, 1+abs(step)%50
 		var pieces [][]byte
@@ -146,7 +152,8 @@ func FuzzLog(f *testing.F) {
 			pieces = append(pieces, o[:n], e[:m])
 			o, e = o[n:], e[m:]
 		}
-		log := write(t, lineMax, pieces...)
+		os.Remove(path)
+		log := writeTo(t, path, lineMax, pieces...)
 		for _, l := range bytes.Split(log, []byte("\n")) {
 			if m := line.Find(l); len(l)-len(m) > lineMax {
 				t.Errorf("%q is longer than %d", l, lineMax)

@@ -56,6 +56,23 @@ func TestAgainstJSON(t *testing.T) {
 	}
 }
 
+// The words of the wire. A monitor may be older or newer than the daemon: lines are added here, never changed.
+func TestWords(t *testing.T) {
+	t.Parallel()
+	all := messages()[4:]
+	for i, want := range []string{
+		`{"v":1,"seq":18446744073709551615,"op":"attach","id":"i","name":"n","signal":-9,"cols":65535,"rows":1,"stdin":true,"stdout":true,"stderr":true,"skip":7}`,
+		`{"v":1,"seq":2,"op":"spawn","spawn":{"id":"id","path":"/p","argv":["a","","ü€😀\u0000\u001f\"\\\n\u000d\t` + "\u2028" + `<>&"],"env":["A=b"],"dir":"/d","pidFile":"/f","tty":true,"consoleSocket":"c","log":"/l","logMax":1,"stdin":true,"stdinOnce":true,"passIO":true,"exitFile":"/e","oomFile":"/o","held":["h"],"clone":2080505856,"uidMap":[{"containerID":0,"hostID":4294967295,"size":3},{"containerID":4,"hostID":5,"size":6}],"gidMap":[{"containerID":7,"hostID":8,"size":9}],"timeout":1099511627776}}`,
+		`{"v":1,"seq":3,"err":{"text":"no","errno":2},"spawned":{"stderr":"x\n"}}`,
+		`{"v":1,"seq":3,"pid":5,"spawned":{"pid":6},"list":[{"id":"a","pid":1},{"id":"b","exit":{"id":"e","pid":8,"code":137,"signal":9,"oomKilled":true,"finishedAt":4611686018427387904}}],"more":true}`,
+		`{"v":1,"exit":{"id":"e","pid":8,"code":137,"signal":9,"oomKilled":true,"finishedAt":4611686018427387904}}`,
+	} {
+		if b, err := wire.Encode(all[i]); err != nil || string(b) != want {
+			t.Errorf("%s %v\nwant\n%s", b, err, want)
+		}
+	}
+}
+
 // zero gives a new message of v's type.
 func zero(v any) any { return reflect.New(reflect.TypeOf(v).Elem()).Interface() }
 

@@ -11,6 +11,10 @@
 // With a user namespace all others belong to it, and the holder is root in it: the same steps work, as far as the kernel
 // lets a namespaced root take them.
 //
+// A third thing that is done inside a namespace before something else goes on is the root file system of a container that a
+// foreign OCI runtime starts, which expects it mounted: NameRoot mounts it in a mount namespace that the host does not see, and
+// becomes the runtime.
+//
 // As init of a PID namespace it reaps what the pod's containers orphan and takes no signals: those from inside are
 // ignored by the kernel since there is no handler (pid_namespaces(7)), those from outside too, but for SIGKILL and SIGSTOP.
 package hold
@@ -96,11 +100,16 @@ func cut(s string) (before, after string) {
 	return s, ""
 }
 
-// Is says whether a process with these arguments is a holder.
-func Is(args []string) bool { return len(args) == 1 && (args[0] == Name || args[0] == NamePod) }
+// Is says whether Main is the main of a process with these arguments.
+func Is(args []string) bool {
+	return len(args) == 1 && (args[0] == Name || args[0] == NamePod) || len(args) > 1 && args[0] == NameRoot
+}
 
-// Main is the holder's main. It returns the exit status.
-func Main() int {
+// Main is the main of a holder, or of a program that is to have an overlay. It returns the exit status.
+func Main(args []string) int {
+	if args[0] == NameRoot {
+		return rootMain(args[1:])
+	}
 	// Whatever else was inherited is nobody's business in here. Linux 5.9.
 	unix.CloseRange(3, ^uint(0)>>33, 0)
 	c := Parse(syscall.Environ())

@@ -32,9 +32,20 @@ func TestIs(t *testing.T) {
 		{[]string{hold.Name, "x"}, false},
 		{[]string{"berth-monitor"}, false},
 		{nil, false},
+		{[]string{hold.NameRoot}, false},
+		{[]string{hold.NameRoot, "runc"}, true},
 	} {
 		if got := hold.Is(c.args); got != c.want {
 			t.Errorf("%q: %v", c.args, got)
 		}
+	}
+}
+
+func TestOverlayEnv(t *testing.T) {
+	t.Parallel()
+	o := hold.Overlay{Target: "/t", Options: []string{"lowerdir+=/a=b", "lowerdir+=/c", "volatile", "upperdir=/u"}}
+	got, rest := hold.ParseOverlay(append(append([]string{"A=1"}, o.Env()...), "B=2"))
+	if !reflect.DeepEqual(got, o) || !reflect.DeepEqual(rest, []string{"A=1", "B=2"}) {
+		t.Errorf("%+v %q", got, rest)
 	}
 }
