@@ -64,11 +64,12 @@ func (w watch) panicked(method string, p any) error {
 	return status.Errorf(codes.Internal, "%s: internal error, see the log", path.Base(method))
 }
 
-// line logs the call. Reads that succeed come every second from kubelet, hence at level debug.
+// line logs the call. Reads that succeed come every second from kubelet, and ExecSync from its probes; they are logged
+// at level debug, whatever fails at level info.
 func (w watch) line(ctx context.Context, method string, began time.Time, err error, attrs []slog.Attr) {
 	rpc := path.Base(method)
 	level := slog.LevelInfo
-	if err == nil && reads(rpc) {
+	if err == nil && (reads(rpc) || rpc == "ExecSync") {
 		level = slog.LevelDebug
 	}
 	if !w.log.Enabled(ctx, level) {
@@ -107,7 +108,10 @@ func names(msg any) []slog.Attr {
 	case *rt.RunPodSandboxRequest:
 		md := m.GetConfig().GetMetadata()
 		out = append(out, slog.String("namespace", md.GetNamespace()), slog.String("name", md.GetName()),
-			slog.String("uid", md.GetUid()), slog.Uint64("attempt", uint64(md.GetAttempt())), slog.String("handler", m.GetRuntimeHandler()))
+			slog.String("uid", md.GetUid()), slog.Uint64("attempt", uint64(md.GetAttempt())))
+		if h := m.GetRuntimeHandler(); h != "" {
+			out = append(out, slog.String("handler", h))
+		}
 	case *rt.CreateContainerRequest:
 		md := m.GetConfig().GetMetadata()
 		out = append(out, slog.String("name", md.GetName()), slog.Uint64("attempt", uint64(md.GetAttempt())),

@@ -26,10 +26,11 @@ wait_for() {
 	local what=$1 i; shift
 	for ((i = 0; i < 600; i++)); do
 		"$@" >/dev/null 2>&1 && return
+		[ -z "${DAEMON_PID:-}" ] || kill -0 "$DAEMON_PID" 2>/dev/null || break
 		sleep 0.05
 	done
 	[ -e "$WORK/daemon.log" ] && tail -n 30 "$WORK/daemon.log" >&2
-	die "$what did not come up in 30 s"
+	die "$what did not come up"
 }
 
 # reference_network writes a conflist of the CNI project's plugins.
@@ -63,7 +64,8 @@ berth_up() {
 	local net=()
 	ENDPOINT=unix://$WORK/state/berth.sock
 	if [ "${NETWORK:-builtin}" = builtin ]; then net=(--builtin-network); else reference_network; fi
-	"$ROOT/bin/berth" serve --root "$WORK/root" --state "$WORK/state" --listen "$ENDPOINT" \
+	: >"$WORK/config.toml" # the machine's own does not count
+	"$ROOT/bin/berth" serve --config "$WORK/config.toml" --root "$WORK/root" --state "$WORK/state" --listen "$ENDPOINT" \
 		--cni-conf-dir "$WORK/cni" --cni-bin-dir "$CACHE/cni" --registry-config "$WORK/certs.d" "${net[@]}" \
 		>>"$WORK/daemon.log" 2>&1 &
 	DAEMON_PID=$!

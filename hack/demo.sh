@@ -12,7 +12,8 @@ set -euo pipefail
 need_root
 HOSTPORT=${HOSTPORT:-18080}
 FORWARD=${FORWARD:-18081}
-bold=$(tput bold 2>/dev/null || true) dim=$(tput dim 2>/dev/null || true) plain=$(tput sgr0 2>/dev/null || true)
+bold='' dim='' plain=''
+if [ -t 1 ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') plain=$(printf '\033[0m'); fi
 
 # step TITLE: ends the step before with its time, and begins the next.
 began=0
@@ -29,11 +30,15 @@ finish() {
 
 # show COMMAND...: prints it as a person would type it, runs it, indents its output.
 show() {
-	local line="$*"
+	local word line=
+	for word; do
+		[[ $word != *[\ \;]* ]] || word="'$word'"
+		line+=" $word"
+	done
 	line=${line//${CRICTL[*]}/crictl}
 	line=${line//$WORK\//}
-	printf '   $ %s\n' "$line"
-	"$@" 2>&1 | sed 's/^/     /'
+	printf '   $%s\n' "$line" | sed -E 's/([0-9a-f]{13})[0-9a-f]{51}/\1/g'
+	"$@" 2>&1 | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/ *$//' -e '/^$/d' -e 's/^/     /'
 }
 
 down() {
@@ -43,7 +48,12 @@ down() {
 		say "the demo stopped early; the daemon said last:"
 		tail -n 20 "$WORK/daemon.log" >&2
 	fi
-	[ -n "${WORK:-}" ] && [ -n "${DAEMON_PID:-}" ] && pods_down
+	# A daemon that was just killed is needed once more, to take its pods away.
+	if [ -n "${POD:-}" ] && [ -n "${WORK:-}" ]; then
+		[ -n "${DAEMON_PID:-}" ] || berth_up
+		sleep 1
+		pods_down
+	fi
 	work_down
 	exit "$rc"
 }
@@ -149,6 +159,7 @@ fi
 step "Stop and remove everything"
 show "${CRICTL[@]}" stopp "$POD"
 show "${CRICTL[@]}" rmp "$POD"
+POD=
 show "${CRICTL[@]}" rmi --all
 daemon_kill TERM
 work_down

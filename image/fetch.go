@@ -82,10 +82,7 @@ func (l *layers) start(key string, run func(ctx context.Context, dir string) (*s
 		j.err = err
 		if err == nil {
 			s.key, s.at = key, dir
-			if old := l.all[key]; old != nil {
-				s.refs = old.refs // a damaged one, still held by somebody
-			}
-			l.all[key] = s
+			l.put(s)
 			for u := range j.users {
 				l.refer(u, []string{key})
 			}
@@ -141,7 +138,8 @@ func (f fetcher) fetch(ctx context.Context) (*slot, error) {
 	return sl, sl.save()
 }
 
-// trickle is how many bytes a pull must get in one progress timeout: a byte now and then is not progress.
+// trickle is how many bytes, packed and plain, a layer must move in one progress timeout: a byte now and then is not
+// progress.
 const trickle = 64 << 10
 
 // watch cancels what has not moved for a while.
@@ -184,7 +182,7 @@ func (f fetcher) stream(ctx context.Context, moved *atomic.Int64) (layer.Result,
 		return layer.Result{}, fmt.Errorf("decompress: %w", err)
 	}
 	defer plain.Close()
-	tar := &verifier{r: plain, want: l.DiffID, size: -1, hash: l.DiffID.Algorithm().Hash(), rest: ahead}
+	tar := &verifier{r: plain, want: l.DiffID, size: -1, hash: l.DiffID.Algorithm().Hash(), moved: moved, rest: ahead}
 	res, err := layer.Unpack(ctx, layer.Job{Argv: f.opts.Unpack, Dir: filepath.Join(f.dir, "fs"), Stream: tar, Limits: f.opts.Limits})
 	if err != nil {
 		return res, err
@@ -212,9 +210,7 @@ func (v *verifier) Read(p []byte) (int, error) {
 	n, err := v.r.Read(p)
 	v.hash.Write(p[:n])
 	v.n += int64(n)
-	if v.moved != nil {
-		v.moved.Add(int64(n))
-	}
+	v.moved.Add(int64(n))
 	if v.size >= 0 && v.n > v.size {
 		return 0, fmt.Errorf("more than its %d bytes: %w", v.size, fs.ErrInvalid)
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ type layers struct {
 	jobs        map[string]*job
 	collectable bool // set by the first Collect
 	serial      int
+
+	bytes, inodes atomic.Uint64 // sums over all, for readers that must not wait for mu
 
 	commits  sync.Mutex // one syncfs at a time
 	removals sync.WaitGroup
@@ -76,7 +79,7 @@ func openLayers(dir string) (*layers, []error, error) {
 			s.bad = true
 			warnings = append(warnings, fmt.Errorf("layer %s damaged: %w", s.key, err))
 		}
-		l.all[s.key] = s
+		l.put(s)
 	}
 	return l, warnings, nil
 }
@@ -204,7 +207,7 @@ func (l *layers) free(keys []string) error {
 			errs = append(errs, fmt.Errorf("free layer %s: %w", k, err))
 			continue
 		}
-		delete(l.all, k)
+		l.drop(s)
 	}
 	l.sweep()
 	return errors.Join(errs...)
@@ -287,12 +290,20 @@ func (s *slot) empty() bool {
 	return s.res.Inodes <= 1 && slices.Equal(s.res.Implied, []string{"."}) && len(s.res.Opaque) == 0
 }
 
-func (l *layers) usage() (bytes, inodes uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range l.all {
-		bytes += s.res.Bytes
-		inodes += s.res.Inodes
+// put adds a layer, in place of one of the same key. mu is held, or the caller is alone.
+func (l *layers) put(s *slot) {
+	if old := l.all[s.key]; old != nil {
+		l.drop(old)
+		s.refs = old.refs // a damaged one, still held by somebody
 	}
-	return bytes, inodes
+	l.all[s.key] = s
+	l.bytes.Add(s.res.Bytes)
+	l.inodes.Add(s.res.Inodes)
+}
+
+// drop forgets a layer. mu is held.
+func (l *layers) drop(s *slot) {
+	delete(l.all, s.key)
+	l.bytes.Add(-s.res.Bytes)
+	l.inodes.Add(-s.res.Inodes)
 }

@@ -259,6 +259,10 @@ func TestLayers(t *testing.T) {
 	build("docker", digest.FromBytes(raw("docker")), gz(raw("docker")), "application/vnd.docker.image.rootfs.diff.tar.gzip")
 	build("foreign", digest.FromBytes(raw("foreign")), gz(raw("foreign")), "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
 	build("mislabelled", digest.FromBytes(raw("mislabelled")), zw.EncodeAll(raw("mislabelled"), nil), ocispec.MediaTypeImageLayerGzip)
+	dm := r.blob(gz(raw("schema2")), "application/vnd.docker.image.rootfs.diff.tar.gzip")
+	dc := r.blob([]byte(fmt.Sprintf(`{"os":"linux","architecture":%q,"rootfs":{"type":"layers","diff_ids":[%q]}}`, runtime.GOARCH, digest.FromBytes(raw("schema2")))), "application/vnd.docker.container.image.v1+json")
+	r.tag("schema2:1", r.manifest(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "config": dc, "layers": []any{dm}}, "application/vnd.docker.distribution.manifest.v2+json"))
+	r.tag("json:1", r.manifest(map[string]any{"schemaVersion": 2, "config": dc, "layers": []any{dm}, "x": 1}, "application/json"))
 	build("sha512", digest.SHA512.FromBytes(raw("sha512")), gz(raw("sha512")), ocispec.MediaTypeImageLayerGzip)
 	build("x-diff-id", digest.FromString("other"), gz(raw("x")), ocispec.MediaTypeImageLayerGzip)
 	build("x-garbage", digest.FromBytes(raw("x-garbage")), append(gz(raw("x-garbage")), "garbage"...), ocispec.MediaTypeImageLayerGzip)
@@ -276,16 +280,17 @@ func TestLayers(t *testing.T) {
 
 	root := t.TempDir()
 	s := openAt(t, root)
-	for _, name := range []string{"gzip", "zstd", "tar", "docker", "foreign", "mislabelled", "sha512"} {
+	for _, name := range []string{"gzip", "zstd", "tar", "docker", "foreign", "mislabelled", "sha512", "schema2"} {
 		img := pull(t, s, r.host()+"/"+name+":1")
 		if b, err := img.ReadFile("f", 100); err != nil || string(b) != name {
 			t.Errorf("%s: %q %v", name, b, err)
 		}
 	}
+	pull(t, s, r.host()+"/json:1")
 	for _, name := range []string{"x-diff-id", "x-garbage", "x-encrypted", "x-not-tar", "x-digest", "x-long", "x-short"} {
 		t.Log(name, pullErr(t, s, r.host()+"/"+name+":1"))
 	}
-	if n := len(s.List()); n != 7 {
+	if n := len(s.List()); n != 8 {
 		t.Errorf("%d images", n)
 	}
 	leftovers(t, s, root)

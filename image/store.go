@@ -199,10 +199,9 @@ type Usage struct {
 	Timestamp     time.Time
 }
 
-// Usage sums what was counted when layers were unpacked; it reads nothing.
+// Usage sums what was counted when layers were unpacked; it reads nothing and waits for nobody.
 func (s *Store) Usage() (Usage, error) {
-	u := Usage{Mountpoint: s.opts.Root, Timestamp: s.now()}
-	u.Bytes, u.Inodes = s.layers.usage()
+	u := Usage{Bytes: s.layers.bytes.Load(), Inodes: s.layers.inodes.Load(), Mountpoint: s.opts.Root, Timestamp: s.now()}
 	for _, i := range s.view.Load().list {
 		u.Bytes += uint64(len(i.ConfigJSON))
 		u.Inodes++

@@ -54,8 +54,8 @@ func (m *Manager) Status(ctx context.Context) error {
 // findPlugins checks that the programs of all plugins are there.
 func (m *Manager) findPlugins(list *libcni.NetworkConfigList) error {
 	for _, p := range list.Plugins {
-		if _, err := m.exec.FindInPath(p.Network.Type, m.opt.BinDirs); err != nil {
-			return fmt.Errorf("plugin %s: not in %s: %w", p.Network.Type, strings.Join(m.opt.BinDirs, ":"), fs.ErrNotExist)
+		if _, err := m.exec.FindInPath(p.Network.Type, m.path); err != nil {
+			return fmt.Errorf("plugin %s: not in %s: %w", p.Network.Type, strings.Join(m.path, ":"), fs.ErrNotExist)
 		}
 	}
 	return nil

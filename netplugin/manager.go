@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -69,6 +70,7 @@ type Manager struct {
 	opt     Options
 	cni     *libcni.CNIConfig
 	exec    *pluginExec
+	path    []string                  // CNI_PATH
 	builtin *libcni.NetworkConfigList // nil: not asked for
 	boot    string
 	pods    keyedLock
@@ -85,7 +87,11 @@ func New(opt Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{opt: opt, exec: &pluginExec{builtin: opt.BuiltinBin}, boot: bootID()}
-	m.cni = libcni.NewCNIConfigWithCacheDir(opt.BinDirs, opt.CacheDir, m.exec)
+	m.path = slices.Clone(opt.BinDirs)
+	if opt.Builtin {
+		m.path = append(m.path, filepath.Dir(opt.BuiltinBin)) // CNI_PATH must not be empty
+	}
+	m.cni = libcni.NewCNIConfigWithCacheDir(m.path, opt.CacheDir, m.exec)
 	if !opt.Builtin {
 		return m, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -158,16 +159,48 @@ func (k *creation) gather() error {
 	if k.in.Paths, err = k.paths(); err != nil {
 		return err
 	}
+	if err := k.imageVolumes(); err != nil {
+		return fmt.Errorf("ImageVolumeMountFailed: %w", err) // kubelet counts errors that begin so
+	}
 	return k.mountSources()
+}
+
+// imageVolumes finds the content of the mounts that are images (CRI Mount.image), and holds it like the root's.
+func (k *creation) imageVolumes() error {
+	c, images := k.c, k.c.m.opt.Images
+	for i, m := range c.cfg.GetMounts() {
+		ref := m.GetImage().GetImage()
+		if ref == "" {
+			continue
+		}
+		if m.GetImageSubPath() != "" {
+			return fmt.Errorf("image_sub_path %s of volume %s: %w", short(m.GetImageSubPath()), short(ref), errors.ErrUnsupported)
+		}
+		owner := fmt.Sprintf("%s/%d", c.id, i)
+		img, err := images.Hold(ref, owner)
+		if err != nil {
+			return fmt.Errorf("volume image %s: %w", short(ref), err)
+		}
+		c.rec.Layers = append(slices.Clip(c.rec.Layers), img.Layers...)
+		images.Keep(c.id, c.rec.Layers)
+		if err := images.Release(owner); err != nil {
+			return err
+		}
+		if k.in.Images == nil {
+			k.in.Images = make(map[int]compile.ImageVolume)
+		}
+		k.in.Images[i] = compile.ImageVolume{Layers: img.Layers}
+	}
+	return nil
 }
 
 // resolveUser finds the ids of the container's user in the image's own files.
 func (k *creation) resolveUser() (compile.User, error) {
-	passwd, err := k.img.ReadFile("/etc/passwd", maxProfile)
+	passwd, err := k.img.ReadFile("/etc/passwd", compile.MaxAccounts)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return compile.User{}, fmt.Errorf("read /etc/passwd of the image: %w", err)
 	}
-	group, err := k.img.ReadFile("/etc/group", maxProfile)
+	group, err := k.img.ReadFile("/etc/group", compile.MaxAccounts)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return compile.User{}, fmt.Errorf("read /etc/group of the image: %w", err)
 	}
@@ -256,11 +289,11 @@ func (k *creation) paths() (compile.Paths, error) {
 	if p.cfg.userNS() {
 		paths.User = filepath.Join(p.nsDir(), "user")
 	}
-	switch mode := c.cfg.GetLinux().GetSecurityContext().GetNamespaceOptions(); mode.GetPid() {
+	switch mode, target := compile.PIDMode(p.cfg.PodSandboxConfig, c.cfg); mode {
 	case rt.NamespaceMode_CONTAINER:
 		paths.PIDNew = true
 	case rt.NamespaceMode_TARGET:
-		if paths.PID, err = targetPID(p, mode.GetTargetId()); err != nil {
+		if paths.PID, err = targetPID(p, target); err != nil {
 			return paths, err
 		}
 	case rt.NamespaceMode_POD:

@@ -304,14 +304,14 @@ func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) e
 	if r == nil {
 		return nil
 	}
-	res, err := compile.Resources(r, c.m.host.Compile)
+	merged := compile.MergeResources(v.resources, r)
+	res, err := compile.Resources(merged, c.m.host.Compile)
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
 	if err := c.pod.handler.Update(ctx, c.id, res); err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
-	merged := compile.MergeResources(v.resources, r)
 	c.show(func(v *containerView) { v.resources = merged })
 	return c.change(func(rec *containerRecord) { rec.Resources = encode(merged) })
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -207,6 +208,25 @@ func (c *config) finish() error {
 	for name, path := range map[string]*string{"berth-monitor": &c.MonitorBin, "berth-oci": &c.OCIBin, "berth-bridge": &c.Bin} {
 		if *path == "" {
 			*path = filepath.Join(filepath.Dir(self), name)
+		}
+	}
+	return nil
+}
+
+// checkPrograms refuses a daemon that could start nothing.
+func (c *config) checkPrograms() error {
+	needed := []struct{ path, flag string }{{c.MonitorBin, "--monitor"}, {c.OCIBin, "--oci"}}
+	if c.BuiltinNetwork {
+		needed = append(needed, struct{ path, flag string }{c.Bin, "--bridge"})
+	}
+	for _, p := range needed {
+		if _, err := exec.LookPath(p.path); err != nil {
+			return fmt.Errorf("%w: install it beside berth, or name it with %s", err, p.flag)
+		}
+	}
+	for _, h := range c.Handlers {
+		if _, err := exec.LookPath(h.Path); err != nil {
+			return fmt.Errorf("handlers.%s: %w", h.Name, err)
 		}
 	}
 	return nil

@@ -37,6 +37,9 @@ func serve(io std, args []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("namespaces, mounts and cgroups need root: start it as root")
 	}
+	if err := c.checkPrograms(); err != nil {
+		return err
+	}
 	log := newLog(io.err, c.LogLevel)
 	manager := serviceManager(log)
 	locks, err := lockDirs(c)

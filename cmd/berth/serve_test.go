@@ -67,7 +67,7 @@ func startDaemon(t *testing.T, dir string, args ...string) *daemonProcess {
 	}
 	t.Cleanup(func() { d.notify.Close() })
 	d.cmd = program(append([]string{"serve", "--config", "/dev/null", "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"),
-		"--cni-conf-dir", filepath.Join(dir, "cni"), "--log-level", "debug"}, args...)...)
+		"--cni-conf-dir", filepath.Join(dir, "cni"), "--log-level", "debug", "--monitor", "/bin/true", "--oci", "/bin/true"}, args...)...)
 	d.cmd.Env = append(d.cmd.Env, "NOTIFY_SOCKET="+name)
 	d.cmd.Stderr = &d.log
 	if err := d.cmd.Start(); err != nil {
@@ -262,7 +262,7 @@ func TestRefusals(t *testing.T) {
 	}
 	refused := func(want []string, args ...string) {
 		t.Helper()
-		cmd := program(append([]string{"serve", "--config", "/dev/null"}, args...)...)
+		cmd := program(append([]string{"serve", "--config", "/dev/null", "--monitor", "/bin/true", "--oci", "/bin/true"}, args...)...)
 		out, err := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != 1 {
 			t.Errorf("%v: %v\n%s", args, err, out)
@@ -280,6 +280,8 @@ func TestRefusals(t *testing.T) {
 	refused([]string{d.sock, "another daemon serves there", "--listen"}, "--root", filepath.Join(other, "r"), "--state", filepath.Join(other, "s"), "--listen", "unix://"+d.sock)
 	refused([]string{file, "no socket", "--listen"}, "--root", filepath.Join(other, "r"), "--state", filepath.Join(other, "s"), "--listen", "unix://"+file)
 	refused([]string{file, "--root"}, "--root", file, "--state", filepath.Join(other, "s"))
+	refused([]string{"/nonexistent", "--monitor"}, "--monitor", "/nonexistent")
+	refused([]string{"berth-bridge", "--bridge"}, "--builtin-network")
 	refused([]string{"/proc/x", "--root"}, "--root", "/proc/x", "--state", filepath.Join(other, "s"))
 
 	// Side by side with directories of its own.

@@ -9,7 +9,10 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lingerTime is how long a closed connection still swallows what the peer sends. Closing a socket with unread input
@@ -35,6 +38,8 @@ func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	conn := &watchedConn{Conn: raw, gone: w.gone}
 	context.AfterFunc(w.ctx, func() { conn.Close() })
+	// ends when the session does.
+	go conn.watch(w.ctx)
 	early, err := rw.Reader.Peek(rw.Reader.Buffered())
 	if err != nil {
 		return nil, nil, err
@@ -46,12 +51,46 @@ func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, bufio.NewReadWriter(in, bufio.NewWriter(conn)), nil
 }
 
-// watchedConn calls gone when the peer closes its side or the connection breaks. It relies on somebody reading all
-// the time, which both SPDY and WebSocket do.
+// watchInterval is how often a connection is looked at that nobody may be reading.
+const watchInterval = time.Second
+
+// watchedConn calls gone when the peer closes its side or the connection breaks. Whoever reads notices at once; while
+// a process does not take its stdin nobody reads, so watch looks from time to time.
 type watchedConn struct {
 	net.Conn
 	gone context.CancelFunc
 	once sync.Once
+}
+
+// watch asks the socket whether the peer has closed (POLLRDHUP, poll(2)), which does not take reading what came before.
+func (c *watchedConn) watch(ctx context.Context) {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		closed := false
+		err := raw.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+			n, _ := unix.Poll(p, 0)
+			closed = n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		})
+		if closed || err != nil {
+			c.gone()
+			return
+		}
+	}
 }
 
 func (c *watchedConn) Read(p []byte) (int, error) {

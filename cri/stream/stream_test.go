@@ -53,10 +53,7 @@ func (f fake) Exec(ctx context.Context, id string, req sandbox.ExecRequest) (int
 		}
 		return 1, nil
 	case "hang":
-		if req.Stdin != nil {
-			io.Copy(io.Discard, req.Stdin)
-		}
-		<-ctx.Done()
+		<-ctx.Done() // stdin is never read
 		f.ended <- "hang"
 		return 0, ctx.Err()
 	case "flood":
@@ -212,6 +209,27 @@ func TestGone(t *testing.T) {
 			case <-time.After(5 * time.Second):
 				t.Errorf("%s: exec goes on without its client (stdin %t)", name, stdin != nil)
 			}
+		}
+	}
+}
+
+// TestGoneUnread hangs up while the connection holds stdin that the process does not take. It must not be more than
+// the socket takes in: the close comes behind it.
+func TestGoneUnread(t *testing.T) {
+	s, f := start(t)
+	full := make([]byte, 32<<10) // channel 0, zeros
+	for _, protocol := range []string{"v5.channel.k8s.io", "v4.channel.k8s.io"} {
+		ws := dialWS(t, url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"hang"}, Stdin: true, Stdout: true}), protocol)
+		ws.ReadMessage() // unread input would make the close a reset
+		if err := ws.WriteMessage(websocket.BinaryMessage, full); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond) // for the server to be stuck
+		ws.Close()
+		select {
+		case <-f.ended:
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: exec goes on without its client", protocol)
 		}
 	}
 }

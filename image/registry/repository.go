@@ -39,6 +39,7 @@ type Repository struct {
 
 	mu      sync.Mutex
 	clients []*http.Client
+	found   []docker.RegistryHost // what hosts answered: resolving and fetching share connections and tokens
 }
 
 // Open prepares to read ref, a full name "host/path:tag" or "host/path@digest". dir holds hosts.toml files in containerd's
@@ -78,8 +79,20 @@ func quiet(ctx context.Context) context.Context {
 	return log.WithLogger(ctx, logrus.NewEntry(l))
 }
 
-// hosts is asked by the resolver for the hosts that serve a namespace.
+// hosts is asked by the library for the hosts that serve the one namespace of the reference, more than once.
 func (r *Repository) hosts(namespace string) ([]docker.RegistryHost, error) {
+	if r.found != nil {
+		return r.found, nil
+	}
+	hosts, err := r.configure(namespace)
+	if err == nil {
+		r.found = hosts
+	}
+	return hosts, err
+}
+
+// configure reads hosts.toml and decides who may see the credential.
+func (r *Repository) configure(namespace string) ([]docker.RegistryHost, error) {
 	opts := config.HostOptions{UpdateClient: r.client}
 	if r.dir != "" {
 		find := config.HostDirFromRoot(r.dir)

@@ -62,7 +62,7 @@ func (r route) lease(c *conf, args *skel.CmdArgs) (lease, int32, error) {
 		return lease{}, 0, fmt.Errorf("container %s has an interface %s: %w", args.ContainerID, args.IfName, fs.ErrExist)
 	}
 	le, err := l.take(c, all, lease{
-		Key: key, Host: hostName(c.Name, key), Boot: bootID(), Ports: c.RuntimeConfig.PortMappings,
+		Key: key, Host: hostName(c.Bridge, key), Boot: bootID(), Ports: c.RuntimeConfig.PortMappings,
 	})
 	if err != nil {
 		return lease{}, 0, err
@@ -77,9 +77,9 @@ func (r route) lease(c *conf, args *skel.CmdArgs) (lease, int32, error) {
 	return le, bridge, nil
 }
 
-// hostName is the name of the host's end of the pair; names are at most 15 bytes.
-func hostName(network, key string) string {
-	sum := sha256.Sum256([]byte(network + "@" + key))
+// hostName is the name of the host's end of the pair, at most 15 bytes; bridges are what differs between daemons.
+func hostName(bridge, key string) string {
+	sum := sha256.Sum256([]byte(bridge + "@" + key))
 	return vethPrefix + hex.EncodeToString(sum[:5])
 }
 

@@ -50,20 +50,15 @@ func parseConf(b []byte) (*conf, error) {
 
 func (c *conf) check() error {
 	switch {
-	case len(c.Bridge) > 15:
-		return fmt.Errorf("bridge %q is longer than 15 bytes: %w", c.Bridge, fs.ErrInvalid)
-	case !c.Subnet.IsValid() && !c.Subnet6.IsValid():
-		return fmt.Errorf("neither subnet nor subnet6: %w", fs.ErrInvalid)
-	case c.Subnet.IsValid() && (!c.Subnet.Addr().Is4() || c.Subnet.Bits() < 8 || c.Subnet.Bits() > 30):
-		return fmt.Errorf("subnet %s is not an IPv4 range of /8 to /30: %w", c.Subnet, fs.ErrInvalid)
-	case c.Subnet6.IsValid() && (!c.Subnet6.Addr().Is6() || c.Subnet6.Bits() > 112):
-		return fmt.Errorf("subnet6 %s is not an IPv6 range of /112 or more: %w", c.Subnet6, fs.ErrInvalid)
-	case c.Subnet.IsValid() && c.Subnet6.IsValid() && 128-c.Subnet6.Bits() < 32-c.Subnet.Bits():
-		return fmt.Errorf("subnet6 %s is smaller than subnet %s: %w", c.Subnet6, c.Subnet, fs.ErrInvalid)
+	case c.Bridge == "" || len(c.Bridge) > 15:
+		return fmt.Errorf("bridge %q is not 1 to 15 bytes: %w", c.Bridge, fs.ErrInvalid)
 	case !filepath.IsAbs(c.StateDir):
 		return fmt.Errorf("stateDir %q is not absolute: %w", c.StateDir, fs.ErrInvalid)
 	case c.MTU < 0:
 		return fmt.Errorf("mtu %d: %w", c.MTU, fs.ErrInvalid)
+	}
+	if err := checkRanges(c.Subnet, c.Subnet6); err != nil {
+		return err
 	}
 	if c.Subnet.IsValid() {
 		c.Subnet = c.Subnet.Masked()
@@ -75,6 +70,22 @@ func (c *conf) check() error {
 		if err := p.check(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkRanges checks the families and sizes of the ranges, either of which may be missing.
+func checkRanges(v4, v6 netip.Prefix) error {
+	has4, has6 := v4.IsValid(), v6.IsValid()
+	switch {
+	case !has4 && !has6:
+		return fmt.Errorf("neither subnet nor subnet6: %w", fs.ErrInvalid)
+	case has4 && (!v4.Addr().Is4() || v4.Bits() < 8 || v4.Bits() > 30):
+		return fmt.Errorf("subnet %s is not an IPv4 range of /8 to /30: %w", v4, fs.ErrInvalid)
+	case has6 && (!v6.Addr().Is6() || v6.Bits() > 112):
+		return fmt.Errorf("subnet6 %s is not an IPv6 range of at least a /112: %w", v6, fs.ErrInvalid)
+	case has4 && has6 && 128-v6.Bits() < 32-v4.Bits():
+		return fmt.Errorf("subnet6 %s is smaller than subnet %s: %w", v6, v4, fs.ErrInvalid)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ func del(args *skel.CmdArgs) error {
 	if c.LazyLinks {
 		return detach(c, key, "")
 	}
-	return detach(c, key, hostName(c.Name, key))
+	return detach(c, key, hostName(c.Bridge, key))
 }
 
 // detach returns ports and address, and deletes the link named, if any. The lease goes last: what it stands for is

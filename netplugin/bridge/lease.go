@@ -21,6 +21,7 @@ const (
 	remembered = 256
 	turnFile   = "turn"
 	lockFile   = "lock"
+	newFile    = "new"
 )
 
 // lease is what an attachment holds.
@@ -90,7 +91,7 @@ func (l *leases) list() (map[string]uint32, error) {
 	}
 	out := make(map[string]uint32, len(names))
 	for _, name := range names {
-		if index, key, ok := strings.Cut(name, "@"); ok && !strings.HasSuffix(name, ".tmp") {
+		if index, key, ok := strings.Cut(name, "@"); ok {
 			if n, err := strconv.ParseUint(index, 10, 32); err == nil {
 				out[key] = uint32(n)
 			}
@@ -150,12 +151,13 @@ func (l *leases) name(le lease) string {
 	return strconv.FormatUint(uint64(le.Index), 10) + "@" + le.Key
 }
 
+// replace gives a file its content in one step. There is one writer at a time, hence one name for what is half done.
 func (l *leases) replace(name string, b []byte) error {
-	path := filepath.Join(l.dir, name)
-	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
+	tmp := filepath.Join(l.dir, newFile)
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(path+".tmp", path)
+	return os.Rename(tmp, filepath.Join(l.dir, name))
 }
 
 // turn says which address is next.

@@ -3,7 +3,7 @@ package compile
 import (
 	"fmt"
 	"io/fs"
-	"math/big"
+	"strconv"
 	"strings"
 )
 
@@ -30,18 +30,17 @@ func bitRate(annotations map[string]string, key string) (int64, error) {
 	}
 	bad := fmt.Errorf("annotation %s: %q is not a rate between 1k and 1P: %w", key, text[:min(len(text), 40)], fs.ErrInvalid)
 	digits := strings.TrimRight(text, "kKMGTPEi")
-	factor := map[string]int64{"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}[text[len(digits):]]
+	factor := map[string]float64{"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}[text[len(digits):]]
 	if factor == 0 || digits == "" || strings.Trim(digits, "0123456789.") != "" || len(digits) > 20 {
 		return 0, bad
 	}
-	v, ok := new(big.Rat).SetString(digits)
-	if !ok {
+	// Rates are below 2^53: a float64 holds them to the bit.
+	v, err := strconv.ParseFloat(digits, 64)
+	if err != nil {
 		return 0, bad
 	}
-	v.Mul(v, new(big.Rat).SetInt64(factor))
-	rate := new(big.Int).Quo(v.Num(), v.Denom())
-	if !rate.IsInt64() || rate.Int64() < 1e3 || rate.Int64() > 1e15 {
+	if v *= factor; v < 1e3 || v > 1e15 {
 		return 0, bad
 	}
-	return rate.Int64(), nil
+	return int64(v), nil
 }

@@ -69,7 +69,7 @@ func (s capSet) put(names []string, v bool) {
 	}
 }
 
-// in lists the members of s in the order of all; what is not in all the kernel lacks.
+// in lists the members of s in the order of all; what is not in all can't be given.
 func (s capSet) in(all []string) []string {
 	list := []string{}
 	for _, c := range all {
@@ -101,7 +101,7 @@ func (in *Input) capabilities() *specs.LinuxCapabilities {
 		c := in.security().GetCapabilities()
 		add, drop := c.GetAddCapabilities(), c.GetDropCapabilities()
 		if !hasAll(add) && !hasAll(drop) {
-			set.add(in.defaultCaps())
+			set.add(in.Options.defaultCaps())
 		}
 		if hasAll(add) && !hasAll(drop) {
 			set.add(all)
@@ -126,9 +126,9 @@ func (in *Input) capabilities() *specs.LinuxCapabilities {
 	return caps
 }
 
-func (in *Input) defaultCaps() []string {
-	if in.Options.DefaultCaps != nil {
-		return in.Options.DefaultCaps
+func (o Options) defaultCaps() []string {
+	if o.DefaultCaps != nil {
+		return o.DefaultCaps
 	}
 	return DefaultCaps()
 }

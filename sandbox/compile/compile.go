@@ -20,7 +20,8 @@ type Input struct {
 	Options   Options
 
 	// Devices holds, for each entry of Container.Devices in order, the device
-	// nodes found on the host: one for a node, any number for a directory.
+	// nodes found at its host_path, symlinks followed: one for a node, any number
+	// for a directory. See Device for their paths.
 	Devices [][]Device
 	// Images holds the resolved content of each image mount, by its index in
 	// Container.Mounts.
@@ -54,7 +55,7 @@ type Host struct {
 	AppArmor      bool
 	SELinux       bool
 	NoSeccomp     bool     // the kernel has no seccomp filters
-	Caps          []string // all the kernel knows, "CAP_…"; nil: all known here
+	Caps          []string // "CAP_…" known to the kernel and in the daemon's bounding set; nil: all known here
 	Devices       []Device // nodes below /dev, for privileged containers
 	Hugetlb       []string // page sizes the hugetlb controller has, "2MB"
 	Swap          bool     // swap can be limited (memory.memsw.* or memory.swap.max)
@@ -94,7 +95,8 @@ type Options struct {
 	DefaultCaps     []string // capabilities given by default; nil: DefaultCaps()
 	AppArmorProfile string   // RuntimeDefault's name; "": AppArmorDefault
 	EscapeEnv       bool     // the runtime program decodes EscapedEnv entries
-	// NoHostDevices keeps the host's devices out of privileged containers.
+	// NoHostDevices keeps the host's devices out of privileged containers, whose
+	// device rules are then those of any container.
 	NoHostDevices bool
 	// DeviceOwner gives requested devices to the user the container runs as.
 	DeviceOwner bool

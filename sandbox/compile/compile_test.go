@@ -109,7 +109,7 @@ func goldens() map[string]func(in *compile.Input) {
 				{Path: "/dev/sda", Type: "b", Major: 8, Minor: 0, Mode: 0o660},
 			}
 			in.Container.Devices = []*rt.Device{{HostPath: "/dev/sdb", ContainerPath: "/dev/sda", Permissions: "r"}}
-			in.Devices = [][]compile.Device{{{Path: "/dev/sdb", Type: "b", Major: 8, Minor: 16, Mode: 0o600}}}
+			in.Devices = [][]compile.Device{{{Path: "/dev/sda", Type: "b", Major: 8, Minor: 16, Mode: 0o600}}}
 		},
 		"userns": func(in *compile.Input) {
 			in.Pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions = userns()
@@ -170,9 +170,9 @@ func goldens() map[string]func(in *compile.Input) {
 				{HostPath: "/dev/snd/", ContainerPath: "/dev/audio/"},
 			}
 			in.Devices = [][]compile.Device{
-				{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, Mode: 0o666}},
+				{{Path: "/dev/f", Type: "c", Major: 10, Minor: 229, Mode: 0o666}},
 				{{Path: "/dev/dri/card0", Type: "c", Major: 226, Minor: 0, Mode: 0o660, GID: 44}, {Path: "/dev/dri/by-path/x", Type: "c", Major: 226, Minor: 0, Mode: 0o660}},
-				{{Path: "/dev/snd/timer", Type: "c", Major: 116, Minor: 33, Mode: 0o660}},
+				{{Path: "/dev/audio/timer", Type: "c", Major: 116, Minor: 33, Mode: 0o660}},
 			}
 			in.Options.DeviceOwner = true
 			in.User = compile.User{UID: 1000, GID: 100, Groups: []uint32{100, 5}, Home: "/home/u"}
@@ -415,3 +415,13 @@ func TestHostname(t *testing.T) {
 }
 
 func isInvalid(err error) bool { return errorsIs(err, fs.ErrInvalid) }
+
+func toJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+func equalJSON(a, b any) bool { return toJSON(a) == toJSON(b) }

@@ -2,7 +2,7 @@ package compile
 
 import (
 	"fmt"
-	"os"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -11,14 +11,14 @@ import (
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Device is a device node of the host. Path is where it was found: for a
-// requested device its host_path as requested, or a path below that when the
-// request named a directory, also when the way there led through a symlink.
+// Device is a device node of the host. Path is where the container sees it: for
+// a requested device its container_path (or host_path, without one), for those of
+// a requested directory the same place below that path.
 type Device struct {
 	Path         string
 	Type         string // "c" or "b"
 	Major, Minor int64
-	Mode         os.FileMode // permission bits
+	Mode         fs.FileMode // permission bits
 	UID, GID     uint32
 }
 
@@ -29,11 +29,9 @@ func (in *Input) devices() ([]specs.LinuxDevice, []specs.LinuxDeviceCgroup, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	if in.privileged() {
+	if in.privileged() && !in.Options.NoHostDevices {
 		rules = []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"}}
-		if !in.Options.NoHostDevices {
-			nodes = in.hostDevices(nodes)
-		}
+		nodes = in.hostDevices(nodes)
 	} else {
 		rules = append(defaultRules(in.Options.Tun), rules...)
 	}
@@ -86,8 +84,7 @@ func defaultRules(tun bool) []specs.LinuxDeviceCgroup {
 	return rules
 }
 
-// requestedDevices places what was found for each requested device: a node at
-// container_path, those of a directory at the same place below it.
+// requestedDevices gives what was found for each requested device its rule.
 func (in *Input) requestedDevices() ([]specs.LinuxDevice, []specs.LinuxDeviceCgroup, error) {
 	var nodes []specs.LinuxDevice
 	var rules []specs.LinuxDeviceCgroup
@@ -95,19 +92,17 @@ func (in *Input) requestedDevices() ([]specs.LinuxDevice, []specs.LinuxDeviceCgr
 		if i >= len(in.Devices) || len(in.Devices[i]) == 0 {
 			return nil, nil, invalid(fmt.Sprintf("devices[%d].host_path", i), "%s is not a device nor a directory with devices", d.GetHostPath())
 		}
-		from := path.Clean(d.GetHostPath())
-		to := containerPath(d)
-		access := access(d.GetPermissions())
+		at := containerPath(d)
 		for _, f := range in.Devices[i] {
-			below, ok := strings.CutPrefix(path.Clean(f.Path), from)
-			if !ok || below != "" && !strings.HasPrefix(below, "/") && from != "/" {
-				return nil, nil, fmt.Errorf("device %s does not lie below %s", f.Path, from)
+			p := path.Clean(f.Path)
+			if !under(at, p) {
+				return nil, nil, fmt.Errorf("device %s does not lie below %s", f.Path, at)
 			}
 			if in.Options.DeviceOwner {
 				f.UID, f.GID = in.User.UID, in.User.GID
 			}
-			nodes = put(nodes, node(f, path.Join(to, below)))
-			rules = append(rules, rule(f.Type, f.Major, f.Minor, access))
+			nodes = put(nodes, node(f, p))
+			rules = append(rules, rule(f.Type, f.Major, f.Minor, access(d.GetPermissions())))
 		}
 	}
 	return nodes, rules, nil

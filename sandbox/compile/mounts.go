@@ -26,7 +26,7 @@ type ImageVolume struct {
 func (in *Input) mounts() ([]specs.Mount, error) {
 	var list []specs.Mount
 	for _, m := range in.defaultMounts() {
-		if !in.covered(m.Destination) {
+		if !coveredBy(in.Container, m.Destination) {
 			list = append(list, m)
 		}
 	}
@@ -59,11 +59,9 @@ func (in *Input) mounted(p string) bool {
 	return slices.ContainsFunc(in.Container.GetMounts(), func(m *rt.Mount) bool { return target(m) == p })
 }
 
-// covered reports whether the request mounts something at p or above it. A
+// coveredBy reports whether the request mounts something at p or above it. A
 // default mount inside a volume would be in the way of the volume's own content,
 // and would reach the host where the volume is shared.
-func (in *Input) covered(p string) bool { return coveredBy(in.Container, p) }
-
 func coveredBy(cc *rt.ContainerConfig, p string) bool {
 	return slices.ContainsFunc(cc.GetMounts(), func(m *rt.Mount) bool { return under(target(m), p) })
 }
@@ -158,7 +156,7 @@ func (in *Input) podFiles() []specs.Mount {
 		{"/etc/hostname", in.Paths.Hostname},
 		{"/etc/resolv.conf", in.Paths.Resolv},
 	} {
-		if f.from == "" || in.mounted(f.at) || in.sharedAbove(f.at) {
+		if f.from == "" || in.mounted(f.at) || sharedAbove(in.Container, f.at) {
 			continue
 		}
 		list = append(list, in.mapped(specs.Mount{Destination: f.at, Type: "bind", Source: f.from, Options: []string{"bind", "rprivate", "nosuid", "nodev", "noexec", rw}}))
@@ -166,8 +164,8 @@ func (in *Input) podFiles() []specs.Mount {
 	return list
 }
 
-func (in *Input) sharedAbove(p string) bool {
-	return slices.ContainsFunc(in.Container.GetMounts(), func(m *rt.Mount) bool {
+func sharedAbove(cc *rt.ContainerConfig, p string) bool {
+	return slices.ContainsFunc(cc.GetMounts(), func(m *rt.Mount) bool {
 		return m.GetPropagation() == rt.MountPropagation_PROPAGATION_BIDIRECTIONAL && under(target(m), p)
 	})
 }
@@ -258,7 +256,7 @@ func (in *Input) imageMount(m *rt.Mount, v ImageVolume) (specs.Mount, error) {
 		return mount, errors.New("neither layers nor a file")
 	default:
 		mount.Type, mount.Source = "overlay", "overlay"
-		mount.Options = append(in.lowerOptions(v.Layers), extra...)
+		mount.Options = append(in.Paths.lowerOptions(v.Layers), extra...)
 		return mount, nil
 	}
 	mount.Options = append([]string{"bind", "rprivate"}, extra...)
@@ -267,8 +265,8 @@ func (in *Input) imageMount(m *rt.Mount, v ImageVolume) (specs.Mount, error) {
 
 // lowerOptions names the layers: one by one for the native runtime, which has no
 // limit on their number, else in the one option that mount(2) has always known.
-func (in *Input) lowerOptions(layers []string) []string {
-	if len(in.Paths.Lower) == 0 {
+func (p Paths) lowerOptions(layers []string) []string {
+	if len(p.Lower) == 0 {
 		esc := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`)
 		parts := make([]string, len(layers))
 		for i, l := range layers {

@@ -87,7 +87,8 @@ func (in *Input) namespaces() ([]specs.LinuxNamespace, error) {
 		}
 		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	}
-	if !in.privileged() {
+	// A user namespace can mount cgroupfs only with a cgroup namespace it owns.
+	if !in.privileged() || own.User {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	return ns, nil

@@ -1,5 +1,7 @@
 package compile
 
+//lint:file-ignore SA1019 clients still send the deprecated strings of profiles
+
 import (
 	"fmt"
 	"strings"

@@ -41,7 +41,7 @@ func Read(systemd bool) (Facts, error) {
 		SystemdCgroup: systemd,
 		AppArmor:      enabled("/sys/module/apparmor/parameters/enabled"),
 		SELinux:       exists("/sys/fs/selinux/enforce"),
-		Caps:          kernelCaps(),
+		Caps:          grantableCaps(),
 		Hugetlb:       hugepageSizes(),
 		Swap:          memorySwap(),
 		Hostname:      name,
@@ -76,18 +76,17 @@ func memorySwap() bool {
 	return false
 }
 
-// kernelCaps names the capabilities this kernel knows, by cap_last_cap (capabilities(7)).
-func kernelCaps() []string {
-	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
-	if err != nil {
-		return compile.KnownCaps()
+// grantableCaps names the capabilities that this kernel knows and that are in our bounding set (capabilities(7)): no
+// child of ours can have others, privileged or not.
+func grantableCaps() []string {
+	var out []string
+	for i, name := range compile.KnownCaps() {
+		// EINVAL for a capability the kernel does not know.
+		if in, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(i), 0, 0, 0); err == nil && in == 1 {
+			out = append(out, name)
+		}
 	}
-	last, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	names := compile.KnownCaps()
-	if err != nil || last+1 > len(names) {
-		return names
-	}
-	return names[:last+1]
+	return out
 }
 
 // hugepageSizes lists the sizes the hugetlb controller limits, in the form "2MB".

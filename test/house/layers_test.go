@@ -22,10 +22,13 @@ github.com/cilium/ebpf, github.com/godbus/dbus < oci/cgroup;
 
 # The OCI runtime specification.
 github.com/opencontainers/runtime-spec < oci, sandbox/compile;
-golang.org/x/sys, oci/cgroup < oci/launch;
-oci, oci/launch, oci/cgroup < cmd/berth-oci;
+golang.org/x/sys < oci/launch/program, oci/launch/spawn;
+oci/launch/program < oci/launch/hook;
+oci/launch/hook < oci/launch/inside, oci/launch/state;
+github.com/opencontainers/runtime-spec, oci/cgroup, oci/launch/hook < oci/launch/plan;
+oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/cgroup < oci/launch;
+oci, oci/launch < cmd/berth-oci;
 oci/launch < oci;
-github.com/opencontainers/runtime-spec < oci/launch;
 
 # Images.
 github.com/klauspost/compress, github.com/opencontainers/go-digest < image/layer;
@@ -92,7 +95,11 @@ func parsePolicy(t *testing.T, text string) map[string]map[string]bool {
 				direct[a] = map[string]bool{}
 			}
 			for _, b := range strings.Split(below, ",") {
-				direct[a][strings.TrimSpace(b)] = true
+				b = strings.TrimSpace(b)
+				direct[a][b] = true
+				if direct[b] == nil {
+					direct[b] = map[string]bool{}
+				}
 			}
 		}
 	}

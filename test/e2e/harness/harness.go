@@ -167,6 +167,10 @@ func start(top string) (*Node, error) {
 			return n, err
 		}
 	}
+	// The machine's own configuration does not count.
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), nil, 0o644); err != nil {
+		return n, err
+	}
 	if err := n.serveImages(); err != nil {
 		return n, err
 	}
@@ -201,7 +205,7 @@ func (n *Node) Launch() error {
 		return err
 	}
 	defer log.Close()
-	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
+	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
 		"--cni-conf-dir", filepath.Join(n.Dir, "cni"), "--cni-bin-dir", filepath.Join(n.cache(), "cni"),
 		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network")
 	n.daemon.Stdout, n.daemon.Stderr = log, log
