@@ -23,8 +23,8 @@ type PullRequest struct {
 // of this request, even when the image is there; layers that are there are not fetched again. Pulls of the same layer at the same time
 // share the work. When ctx ends, Pull returns at once with the context's error; work nobody else waits for stops.
 //
-// A malformed reference is fs.ErrInvalid, an image the registry does not have fs.ErrNotExist, a registry that can't be reached
-// ErrRegistryUnavailable.
+// A malformed reference or document is fs.ErrInvalid, an image the registry does not have fs.ErrNotExist, a credential that does not
+// do fs.ErrPermission, a registry that can't be reached ErrRegistryUnavailable.
 func (s *Store) Pull(ctx context.Context, req PullRequest) (Image, error) {
 	r, err := parseRef(req.Ref)
 	if err != nil {

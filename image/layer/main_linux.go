@@ -46,6 +46,8 @@ func unpackMain(args []string) (Result, error) {
 // enterJail makes dir the root of the process and takes away all it does not need. The caller runs in a mount namespace
 // of its own. It returns an O_PATH descriptor of the root.
 func enterJail(dir string) (int, error) {
+	// Rather this process than a pod, and rather a pod than the daemon, whose score it has inherited. Raising needs no privilege (proc(5)).
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
 	if err := becomeRoot(dir); err != nil {
 		return -1, err
 	}

@@ -210,8 +210,19 @@ func classify(ctx context.Context, err error) error {
 		return ctx.Err()
 	case errdefs.IsNotFound(err):
 		return fmt.Errorf("%s: %w", strings.TrimSuffix(err.Error(), ": not found"), fs.ErrNotExist)
+	case refused(err):
+		return fmt.Errorf("%w: %w", fs.ErrPermission, err)
 	case unavailable(err):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return err
+}
+
+// refused says whether the registry wants another credential.
+func refused(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) {
+		return status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden
+	}
+	return errors.Is(err, docker.ErrInvalidAuthorization)
 }
