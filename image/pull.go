@@ -79,7 +79,7 @@ func (s *Store) pull(ctx context.Context, r ref, auth Auth) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	user := "pull " + strconv.FormatUint(s.pulls.Add(1), 10)
+	user := "pull " + strconv.FormatUint(s.serial.Add(1), 10)
 	err = s.pullLayers(ctx, user, repo, img.Layers)
 	if err == nil {
 		err = ctx.Err()

@@ -37,9 +37,9 @@ type Repository struct {
 	resolve remotes.Resolver
 	fetch   remotes.Fetcher
 
-	mu      sync.Mutex
-	clients []*http.Client
-	found   []docker.RegistryHost // what hosts answered: resolving and fetching share connections and tokens
+	mu         sync.Mutex
+	transports []*http.Transport
+	found      []docker.RegistryHost // what hosts answered: resolving and fetching share connections and tokens
 }
 
 // Open prepares to read ref, a full name "host/path:tag" or "host/path@digest". dir holds hosts.toml files in containerd's
@@ -66,8 +66,8 @@ func Open(ctx context.Context, ref, dir string, auth Auth) (*Repository, error) 
 func (r *Repository) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range r.clients {
-		c.CloseIdleConnections()
+	for _, t := range r.transports {
+		t.CloseIdleConnections()
 	}
 }
 
@@ -144,14 +144,16 @@ func checkHostsFile(dir string) error {
 	return nil
 }
 
+// client is asked to change each client the library makes.
 func (r *Repository) client(c *http.Client) error {
 	c.CheckRedirect = checkRedirect
+	// The library may wrap the transport later on, out of reach of CloseIdleConnections.
 	if t, ok := c.Transport.(*http.Transport); ok {
 		t.ResponseHeaderTimeout = time.Minute
+		r.mu.Lock()
+		r.transports = append(r.transports, t)
+		r.mu.Unlock()
 	}
-	r.mu.Lock()
-	r.clients = append(r.clients, c)
-	r.mu.Unlock()
 	return nil
 }
 
