@@ -144,7 +144,11 @@ func (s *Store) commit(img registry.Image, user string, r, pinned ref) (Image, e
 		rec.Tags, rec.Digests, rec.image.files = old.Tags, old.Digests, old.image.files
 	}
 	s.layers.use(rec.ID, rec.keys())
-	return s.adopt(rec, r, pinned)
+	out, err := s.adopt(rec, r, pinned)
+	if err != nil && s.view.Load().byID[rec.ID] == nil {
+		err = errors.Join(err, s.layers.unuse(rec.ID))
+	}
+	return out, err
 }
 
 // rename gives a present image another name.

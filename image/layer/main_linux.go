@@ -18,12 +18,25 @@ func UnpackMain(args []string) int {
 	res, err := unpackMain(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		var e unix.Errno
+		if errors.As(err, &e) && told(e) {
+			return int(e)
+		}
 		return 1
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(res); err != nil {
 		return 1
 	}
 	return 0
+}
+
+// told says which errors the child passes on as its exit status: those about the machine. All others are about the image.
+func told(e unix.Errno) bool {
+	switch e {
+	case unix.ENOSPC, unix.EDQUOT, unix.EFBIG, unix.EIO, unix.EROFS:
+		return true
+	}
+	return false
 }
 
 func unpackMain(args []string) (Result, error) {
