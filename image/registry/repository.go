@@ -126,8 +126,8 @@ func (r *Repository) configure(namespace string) ([]docker.RegistryHost, error) 
 	return hosts, nil
 }
 
-// checkHostsFile refuses a hosts.toml that is not TOML. The library would go on without it, past the mirror the
-// administrator meant.
+// checkHostsFile refuses a hosts.toml that is not TOML or names an unknown capability. The library would go on without
+// it, past the mirror the administrator meant.
 func checkHostsFile(dir string) error {
 	name := filepath.Join(dir, "hosts.toml")
 	b, err := os.ReadFile(name)
@@ -137,9 +137,26 @@ func checkHostsFile(dir string) error {
 	if err != nil {
 		return err
 	}
-	var any map[string]any
-	if err := toml.Unmarshal(b, &any); err != nil {
+	type host struct {
+		Capabilities []string `toml:"capabilities"`
+	}
+	var file struct {
+		host
+		Host map[string]host `toml:"host"`
+	}
+	if err := toml.Unmarshal(b, &file); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	all := file.Capabilities
+	for _, h := range file.Host {
+		all = append(all, h.Capabilities...)
+	}
+	for _, c := range all {
+		switch strings.ToLower(c) {
+		case "pull", "resolve", "push", "referrers":
+		default:
+			return fmt.Errorf("%s: unknown capability %q: %w", name, c, fs.ErrInvalid)
+		}
 	}
 	return nil
 }
