@@ -132,10 +132,14 @@ func (s *Store) commit(img registry.Image, user string, r, pinned ref) (Image, e
 	for _, l := range img.Layers {
 		rec.DiffIDs = append(rec.DiffIDs, l.DiffID.String())
 	}
+	if err := s.layers.commit(rec.keys()); err != nil {
+		return Image{}, fmt.Errorf("commit layers: %w", err)
+	}
+	// Now the layers stay where they are, and can be looked into.
 	if err := s.fix(rec, user); err != nil {
 		return Image{}, fmt.Errorf("correct implied directories: %w", err)
 	}
-	if err := s.layers.commit(rec.keys()); err != nil {
+	if err := s.layers.commit(rec.keys()); err != nil { // of a fix layer, if there is a new one
 		return Image{}, fmt.Errorf("commit layers: %w", err)
 	}
 	s.mu.Lock()
