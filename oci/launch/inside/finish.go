@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/seccomp"
 )
 
 // finish turns this thread into the container's process. It returns only with an error. The order matters: what needs
@@ -241,8 +242,12 @@ func (b *box) seccomp(now bool) error {
 	if !now || len(s.Filter) == 0 {
 		return nil
 	}
-	fd, err := loadFilter(s.Filter, s.FilterFlags)
-	if err != nil || s.Notify < 0 {
+	prog, err := seccomp.Decode(s.Filter)
+	if err != nil {
+		return err
+	}
+	fd, err := seccomp.Load(prog)
+	if err != nil || fd < 0 {
 		return err
 	}
 	defer unix.Close(fd)

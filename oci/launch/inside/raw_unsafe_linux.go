@@ -2,7 +2,6 @@ package inside
 
 import (
 	"fmt"
-	"io/fs"
 	"syscall"
 	"unsafe"
 
@@ -43,26 +42,6 @@ func setgroups(gids []uint32) error {
 	}
 	_, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(gids)), uintptr(p), 0)
 	return errno(e)
-}
-
-// sockFprog is struct sock_fprog (linux/filter.h).
-type sockFprog struct {
-	len    uint16
-	filter *byte
-}
-
-// loadFilter installs an array of struct sock_filter for this thread. With SECCOMP_FILTER_FLAG_NEW_LISTENER it returns
-// the notify descriptor.
-func loadFilter(filter []byte, flags uint64) (int, error) {
-	if len(filter)%8 != 0 || len(filter)/8 > 4096 {
-		return -1, fmt.Errorf("filter of %d bytes: %w", len(filter), fs.ErrInvalid)
-	}
-	prog := sockFprog{len: uint16(len(filter) / 8), filter: &filter[0]}
-	r, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), uintptr(unsafe.Pointer(&prog)))
-	if e != 0 {
-		return -1, e
-	}
-	return int(r), nil
 }
 
 func ioprioSet(value uint64) error {

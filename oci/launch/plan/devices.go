@@ -114,9 +114,14 @@ func (m *maker) console() ([]program.Step, error) {
 	case !p.Terminal:
 		return nil, nil
 	}
-	s := program.Step{Op: program.OpConsole, Slot: -1, Num: int64(m.source(Source{Kind: Console})), Data: "create"}
-	s.Flags = size(p.ConsoleSize)
+	s := Pty(p.ConsoleSize, m.source(Source{Kind: Console}))
+	s.Data = "create"
 	return []program.Step{s}, nil
+}
+
+// Pty is the step that makes a pty and sends its master to the socket in a slot.
+func Pty(b *specs.Box, socket int) program.Step {
+	return program.Step{Op: program.OpConsole, Slot: -1, Num: int64(socket), Flags: size(b)}
 }
 
 func size(b *specs.Box) uint64 {

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"io/fs"
+	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -137,4 +138,15 @@ func apply(set, clear *uint64, a *attrWord) {
 	}
 	*set |= a.bits
 	*clear &^= a.bits
+}
+
+// MountOptions lists the words understood by this package, whatever the file system.
+func MountOptions() []string {
+	out := []string{"async", "bind", "defaults", "idmap", "nolazytime", "private", "rbind", "ridmap", "rprivate", "rshared",
+		"rslave", "runbindable", "shared", "slave", "tmpcopyup", "unbindable"}
+	for _, a := range attrWords {
+		out = append(out, a.name, "r"+a.name)
+	}
+	sort.Strings(out)
+	return out
 }

@@ -131,7 +131,6 @@ func (s *Security) visit(c *codec) {
 	}
 	c.bool(&s.NoNewPrivs)
 	c.bytes(&s.Filter)
-	c.num(&s.FilterFlags)
 	c.int(&s.Notify)
 	c.bytes(&s.NotifyState)
 	c.str(&s.AppArmor)

@@ -72,8 +72,7 @@ type Rlimit struct {
 type Security struct {
 	Caps        *Capabilities // nil: keep what init has
 	NoNewPrivs  bool
-	Filter      []byte // struct sock_filter array; empty: none
-	FilterFlags uint64
+	Filter      []byte // in the form of seccomp.Encode; empty: none
 	Notify      int    // slot of the connected socket that gets the notify descriptor, -1
 	NotifyState []byte // sent with it
 	AppArmor    string

@@ -13,7 +13,9 @@ package state
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -23,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/hook"
 )
 
@@ -251,4 +254,30 @@ func Stat(pid int) (state byte, start uint64, err error) {
 func BootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))
+}
+
+// End kills what is left of a container's processes and removes its cgroup. Idempotent.
+func (s *State) End(ctx context.Context) error {
+	if s.Alive() {
+		if fd, err := unix.PidfdOpen(s.Pid, 0); err == nil {
+			if s.Alive() { // still the same one, now that it is pinned
+				unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			}
+			unix.Close(fd)
+		}
+	}
+	if s.Cgroup == "" {
+		return nil
+	}
+	g, err := cgroup.Open(s.Cgroup)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.Kill(ctx); err != nil {
+		return err
+	}
+	return g.Remove(ctx)
 }
