@@ -54,27 +54,7 @@ func (g *Group) read(controller, file string) string {
 // first. What a fresh group held before interests nobody.
 func apply(g *Group, writes []write) (undo []write, err error) {
 	for _, w := range writes {
-		d := g.dir(w.controller)
-		if d == nil {
-			if w.optional {
-				continue
-			}
-			return undo, fmt.Errorf("%s = %q: controller %s is not mounted: %w", w.file, w.value, w.controller, errors.ErrUnsupported)
-		}
-		// Not for the sake of an option in hybrid mode, where nobody has turned
-		// on controllers of the cgroup2 tree, and doing so would forbid
-		// processes beside groups (cgroup-v2, "No Internal Process Constraint").
-		if d.v2 && w.controller != unifiedName && !(w.optional && g.lay.mode == Hybrid) {
-			if err := enable(d, w.controller); err != nil && !w.optional {
-				return undo, err
-			}
-		}
-		back := w
-		back.value, back.optional = w.old, true
-		if w.old == "" && !g.fresh {
-			back.value = g.read(w.controller, w.file)
-		}
-		err := writeFile(d.path+"/"+w.file, w.value)
+		back, err := put(g, w)
 		if errors.Is(err, fs.ErrNotExist) && w.optional {
 			continue
 		}
@@ -86,6 +66,30 @@ func apply(g *Group, writes []write) (undo []write, err error) {
 		}
 	}
 	return undo, nil
+}
+
+// put does one write and returns its opposite. A controller that no hierarchy
+// has is a file that does not exist, and unsupported.
+func put(g *Group, w write) (back write, err error) {
+	d := g.dir(w.controller)
+	if d == nil {
+		return back, fmt.Errorf("%s = %q: controller %s is not mounted: %w: %w", w.file, w.value, w.controller,
+			errors.ErrUnsupported, fs.ErrNotExist)
+	}
+	// Not for the sake of an option in hybrid mode, where nobody has turned on
+	// controllers of the cgroup2 tree, and doing so would forbid processes
+	// beside groups (cgroup-v2, "No Internal Process Constraint").
+	if d.v2 && w.controller != unifiedName && !(w.optional && g.lay.mode == Hybrid) {
+		if err := enable(d, w.controller); err != nil && !w.optional {
+			return back, err
+		}
+	}
+	back = w
+	back.value = w.old
+	if w.old == "" && !g.fresh {
+		back.value = g.read(w.controller, w.file)
+	}
+	return back, writeFile(d.path+"/"+w.file, w.value)
 }
 
 func restore(g *Group, undo []write) error {
