@@ -127,7 +127,7 @@ func namespaces(s Snapshot) error {
 }
 
 // ownCgroup matches the paths runtimes and this suite make; other cgroups belong to the machine.
-var ownCgroup = regexp.MustCompile(`berth|kubepods|[0-9a-f]{64}|k8s\.io`)
+var ownCgroup = regexp.MustCompile(`/berth(-e2e|-demo|-leak[^/]*)?(/|$)|kubepods|[0-9a-f]{64}|k8s\.io`)
 
 func cgroups(s Snapshot) error {
 	var roots []string
