@@ -103,7 +103,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	}
 	op.At("write record")
 	if err := k.write(spec); err != nil {
-		return err
+		return fmt.Errorf("write record: %w", err)
 	}
 	op.At("run " + c.pod.handler.Name + " create")
 	mon, err := c.pod.sup.get()
@@ -115,7 +115,10 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 		return fmt.Errorf("%s create: %w", c.pod.handler.Name, err)
 	}
 	c.show(func(v *containerView) { v.pid = res.Pid })
-	return c.change(func(r *containerRecord) { r.Created = true })
+	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
+		return fmt.Errorf("mark created: %w", err)
+	}
+	return nil
 }
 
 // holdImage finds the image and holds its layers until the container is removed.
@@ -331,7 +334,7 @@ func (k *creation) write(spec *specs.Spec) error {
 	c.rec.StopSignal = int(compile.StopSignal(c.cfg, k.in.Image))
 	c.rec.Resources = encode(c.cfg.GetLinux().GetResources())
 	if err := c.change(func(*containerRecord) {}); err != nil {
-		return fmt.Errorf("write record: %w", err)
+		return err
 	}
 	c.show(func(v *containerView) { v.resources = c.cfg.GetLinux().GetResources() })
 	if err := overlay.Prepare(c.dir(), k.img.Layers[0]); err != nil {

@@ -211,6 +211,12 @@ func (p *Pod) bury(ctx context.Context) {
 	for _, c := range p.m.index.Load().containersOf(p) {
 		c.bury(ctx)
 	}
+	p.mu.Lock()
+	was := p.rec.Ready
+	p.mu.Unlock()
+	if !was {
+		return // still being built, or stopped: whoever does that sees that the monitor is gone
+	}
 	if err := p.change(func(r *podRecord) { r.Ready = false }); err != nil {
 		p.m.opt.Log.Warn("pod record not saved", "pod", p.id, "err", err)
 	}
