@@ -85,7 +85,7 @@ func (s *Server) Close(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.grpc.Stop)
 	defer stop()
 	s.grpc.GracefulStop()
-	return s.streams.Close()
+	return s.streams.Close(ctx)
 }
 
 // runtimeService is RuntimeService put together from its nouns. What none of them has is answered by unbuilt, which

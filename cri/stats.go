@@ -14,7 +14,7 @@ type stats struct{ m *sandbox.Manager }
 
 // ContainerStats reads one container.
 func (s stats) ContainerStats(_ context.Context, req *rt.ContainerStatsRequest) (*rt.ContainerStatsResponse, error) {
-	ctr, err := containers{s.m}.find(req.GetContainerId())
+	ctr, err := containers(s).find(req.GetContainerId())
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (s stats) containers(ctx context.Context, f *rt.ContainerStatsFilter) []*rt
 
 // PodSandboxStats reads one pod.
 func (s stats) PodSandboxStats(_ context.Context, req *rt.PodSandboxStatsRequest) (*rt.PodSandboxStatsResponse, error) {
-	pod, err := pods{s.m}.find(req.GetPodSandboxId())
+	pod, err := pods(s).find(req.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}

@@ -3,8 +3,10 @@ package image_test
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -73,6 +75,9 @@ func TestAuth(t *testing.T) {
 		_, err := s.Pull(context.Background(), image.PullRequest{Ref: ref, Auth: tc.auth})
 		if (err == nil) != tc.ok {
 			t.Errorf("%s %#v: %v", tc.mode, [...]string{tc.auth.Username, tc.auth.ServerAddress, tc.auth.RegistryToken, tc.auth.IdentityToken}, err)
+		}
+		if err != nil && tc.auth.Auth != "***" && !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("refusal is %v", err)
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("the error tells the secret: %v", err)

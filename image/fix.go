@@ -71,7 +71,7 @@ func (s *Store) fix(rec *record, user string) error {
 	})
 }
 
-// stackSlots is stack for layers that may still be in staging.
+// stackSlots is stack with what is known of the layers.
 func (l *layers) stackSlots(r *record) ([]*slot, error) {
 	if _, err := l.stack(r); err != nil {
 		return nil, err

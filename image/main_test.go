@@ -10,12 +10,12 @@ import (
 	"github.com/berth-runtime/berth/image/layer"
 )
 
-// TestMain lets the test binary be the unpacking child, or a pull to be killed.
+// TestMain lets the test binary be the unpacking child, or a pull to be killed or measured.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "unpack" {
 		os.Exit(layer.UnpackMain(os.Args[2:]))
 	}
-	if len(os.Args) > 1 && os.Args[1] == "pull" { // ROOT REF, to be killed
+	if len(os.Args) > 1 && os.Args[1] == "pull" { // ROOT REF; prints its /proc/self/status
 		s, err := image.Open(context.Background(), image.Options{Root: os.Args[2], Unpack: unpackArgv()})
 		if err == nil {
 			_, err = s.Pull(context.Background(), image.PullRequest{Ref: os.Args[3]})
@@ -23,6 +23,8 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			os.Exit(1)
 		}
+		status, _ := os.ReadFile("/proc/self/status")
+		os.Stdout.Write(status)
 		os.Exit(0)
 	}
 	os.Exit(m.Run())

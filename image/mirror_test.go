@@ -47,11 +47,13 @@ func TestMirrors(t *testing.T) {
 	mirror(t, dir, "no-pull.example", fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"resolve\"]\n", full.URL, resolver.URL))
 	mirror(t, dir, "path.example", fmt.Sprintf("server = %q\noverride_path = true\n", full.URL+"/v2/team"))
 	mirror(t, dir, "port.example_5000_", fmt.Sprintf("server = %q\n", full.URL))
+	mirror(t, dir, "dead.example", fmt.Sprintf("server = %q\n[host.\"http://127.0.0.1:1\"]\n", full.URL))
 	mirror(t, dir, "broken.example", "server = [")
+	mirror(t, dir, "word2.example", fmt.Sprintf("[host.%q]\ncapabilities = [\"fly\"]\n", full.URL))
 	mirror(t, dir, "word.example", fmt.Sprintf("server = %q\ncapabilities = [\"fly\"]\n", full.URL))
 
 	s := open(t, withDir(dir))
-	for _, name := range []string{"anything.example/a:1", "first.example/a:1", "pull-only.example/a:1", "no-pull.example/a:1", "path.example/b:1", "port.example:5000/a:1"} {
+	for _, name := range []string{"anything.example/a:1", "first.example/a:1", "pull-only.example/a:1", "no-pull.example/a:1", "path.example/b:1", "dead.example/a:1", "port.example:5000/a:1"} {
 		img := pull(t, s, name)
 		if len(img.RepoTags) == 0 {
 			t.Errorf("%s has no tag", name)
@@ -69,8 +71,10 @@ func TestMirrors(t *testing.T) {
 	if empty.count("/") == 0 || resolver.count("/") != 0 {
 		t.Errorf("the first, which has nothing: %v; the one that can't pull: %v", empty.gets, resolver.gets)
 	}
-	if err := pullErr(t, s, "broken.example/a:1"); err == nil || !strings.Contains(err.Error(), "hosts.toml") {
-		t.Errorf("broken configuration: %v", err)
+	for _, name := range []string{"broken.example/a:1", "word.example/a:1", "word2.example/a:1"} {
+		if err := pullErr(t, s, name); err == nil || !strings.Contains(err.Error(), "hosts.toml") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

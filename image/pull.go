@@ -23,8 +23,8 @@ type PullRequest struct {
 // of this request, even when the image is there; layers that are there are not fetched again. Pulls of the same layer at the same time
 // share the work. When ctx ends, Pull returns at once with the context's error; work nobody else waits for stops.
 //
-// A malformed reference is fs.ErrInvalid, an image the registry does not have fs.ErrNotExist, a registry that can't be reached
-// ErrRegistryUnavailable.
+// A malformed reference or document is fs.ErrInvalid, an image the registry does not have fs.ErrNotExist, a credential that does not
+// do fs.ErrPermission, a registry that can't be reached ErrRegistryUnavailable.
 func (s *Store) Pull(ctx context.Context, req PullRequest) (Image, error) {
 	r, err := parseRef(req.Ref)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *Store) pull(ctx context.Context, r ref, auth Auth) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	user := "pull " + strconv.FormatUint(s.pulls.Add(1), 10)
+	user := "pull " + strconv.FormatUint(s.serial.Add(1), 10)
 	err = s.pullLayers(ctx, user, repo, img.Layers)
 	if err == nil {
 		err = ctx.Err()
@@ -132,10 +132,14 @@ func (s *Store) commit(img registry.Image, user string, r, pinned ref) (Image, e
 	for _, l := range img.Layers {
 		rec.DiffIDs = append(rec.DiffIDs, l.DiffID.String())
 	}
+	if err := s.layers.commit(rec.keys()); err != nil {
+		return Image{}, fmt.Errorf("commit layers: %w", err)
+	}
+	// Now the layers stay where they are, and can be looked into.
 	if err := s.fix(rec, user); err != nil {
 		return Image{}, fmt.Errorf("correct implied directories: %w", err)
 	}
-	if err := s.layers.commit(rec.keys()); err != nil {
+	if err := s.layers.commit(rec.keys()); err != nil { // of a fix layer, if there is a new one
 		return Image{}, fmt.Errorf("commit layers: %w", err)
 	}
 	s.mu.Lock()
@@ -144,7 +148,11 @@ func (s *Store) commit(img registry.Image, user string, r, pinned ref) (Image, e
 		rec.Tags, rec.Digests, rec.image.files = old.Tags, old.Digests, old.image.files
 	}
 	s.layers.use(rec.ID, rec.keys())
-	return s.adopt(rec, r, pinned)
+	out, err := s.adopt(rec, r, pinned)
+	if err != nil && s.view.Load().byID[rec.ID] == nil {
+		err = errors.Join(err, s.layers.unuse(rec.ID))
+	}
+	return out, err
 }
 
 // rename gives a present image another name.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,7 +49,7 @@ type Store struct {
 	view atomic.Pointer[view]
 
 	warnings []error
-	pulls    atomic.Uint64
+	serial   atomic.Uint64 // of users of layers
 }
 
 // view is an immutable snapshot of all images.
@@ -166,16 +167,26 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	return s.layers.unuse(r.ID)
 }
 
-// Hold resolves an image and keeps its layers for owner until Release, also after Remove. An owner may hold several images.
+// Hold resolves an image and keeps its layers for owner until Release, also after Remove. An owner may hold several images. Hold does not
+// wait for a pull that is writing its record.
 func (s *Store) Hold(ref, owner string) (Image, error) {
-	s.mu.Lock() // so that the image can't be removed between the two
-	defer s.mu.Unlock()
-	r, err := s.view.Load().resolve(ref)
-	if err != nil {
-		return Image{}, err
+	guard := "hold " + strconv.FormatUint(s.serial.Add(1), 10)
+	for {
+		r, err := s.view.Load().resolve(ref)
+		if err != nil {
+			return Image{}, err
+		}
+		// Remove publishes first and drops its references then: an image that is still there now had not lost its layers when the
+		// guard took hold of them.
+		s.layers.use(guard, r.keys())
+		if s.view.Load().byID[r.ID] == r {
+			s.layers.hold(owner, r.keys())
+			return r.image, s.layers.unuse(guard)
+		}
+		if err := s.layers.unuse(guard); err != nil {
+			return Image{}, err
+		}
 	}
-	s.layers.hold(owner, r.keys())
-	return r.image, nil
 }
 
 // Release drops all an owner holds.

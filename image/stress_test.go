@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/berth-runtime/berth/image"
 )
@@ -87,4 +91,50 @@ func TestStress(t *testing.T) {
 		t.Errorf("usage of nothing: %+v", u)
 	}
 	leftovers(t, s, root)
+}
+
+// TestLeaks: pulls that work, fail and are given up leave no descriptor, goroutine or child behind. Not parallel: it counts the process.
+func TestLeaks(t *testing.T) {
+	r := newRegistry(t)
+	r.image("a:1", nil, tarOf(reg("f", strings.Repeat("x", 1<<20))), tarOf(reg("g", "y")))
+	r.image("bad:1", nil, tarOf(reg("f", strings.Repeat("x", 1<<18)), file{}))
+	r.before = func(w http.ResponseWriter, q *http.Request) bool {
+		if strings.Contains(q.URL.Path, "/slow/blobs") {
+			time.Sleep(20 * time.Millisecond)
+		}
+		return false
+	}
+	s := open(t)
+	if err := s.Collect(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	count := func() (int, int, int) {
+		fds, _ := os.ReadDir("/proc/self/fd")
+		kids, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+		return len(fds), runtime.NumGoroutine(), len(strings.Fields(string(kids)))
+	}
+	round := func() {
+		for i, name := range []string{"a:1", "bad:1", "none:1", "a:1", "a:1"} {
+			ctx, cancel := context.WithTimeout(context.Background(), []time.Duration{time.Minute, time.Minute, time.Minute, 3 * time.Millisecond, 10 * time.Millisecond}[i])
+			_, _ = s.Pull(ctx, image.PullRequest{Ref: r.host() + "/" + name})
+			cancel()
+			if err := s.Remove(context.Background(), r.host()+"/"+name); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	round()
+	time.Sleep(300 * time.Millisecond)
+	f0, g0, k0 := count()
+	for range 10 {
+		round()
+	}
+	var f, g, k int
+	for range 50 {
+		if f, g, k = count(); f <= f0+2 && g <= g0+4 && k <= k0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("descriptors %d, then %d; goroutines %d, then %d; children %d, then %d", f0, f, g0, g, k0, k)
 }

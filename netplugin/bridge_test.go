@@ -1,12 +1,14 @@
 package netplugin_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -41,6 +43,9 @@ func TestBridgeConnects(t *testing.T) {
 	}
 	expectAnswer(t, "", "tcp", "127.0.0.1:8081", "a")
 	expectNone(t, "", "tcp", "10.201.0.1:8081")
+	if _, _, err := ask(t, "", "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("[::1]: %v, want it refused at once", err)
+	}
 	if _, err := w.run("CHECK", "a", a, mappings(ports...)); err != nil {
 		t.Error(err)
 	}

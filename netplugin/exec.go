@@ -22,6 +22,9 @@ const (
 	maxOutput = 1 << 20
 	// pipeDelay is how long a process that left the plugin's group may keep its pipes open after the plugin ended.
 	pipeDelay = 500 * time.Millisecond
+	// busyRetries and busyDelay are how often and after what time a program that is being written is tried again.
+	busyRetries = 20
+	busyDelay   = 50 * time.Millisecond
 	// builtinType is the plugin type that may be found at Options.BuiltinBin.
 	builtinType = "berth-bridge"
 )
@@ -45,23 +48,37 @@ func (e *pluginExec) FindInPath(plugin string, dirs []string) (string, error) {
 
 // ExecPlugin runs a plugin to its end and returns its stdout.
 func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	name := filepath.Base(path)
 	var stdout, stderr head
-	c := exec.CommandContext(ctx, path)
-	c.Env, c.Stdin, c.Stdout, c.Stderr = environ, bytes.NewReader(stdin), &stdout, &stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
-	c.WaitDelay = pipeDelay
-	err := c.Run()
+	err := run(ctx, path, stdin, environ, &stdout, &stderr)
+	for range busyRetries {
+		// The program is being replaced: whoever installs plugins has it open for writing.
+		if !errors.Is(err, syscall.ETXTBSY) {
+			break
+		}
+		time.Sleep(busyDelay)
+		err = run(ctx, path, stdin, environ, &stdout, &stderr)
+	}
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
 		if stdout.over {
-			return nil, fmt.Errorf("exec %s: more than %d bytes of output", filepath.Base(path), maxOutput)
+			return nil, fmt.Errorf("exec %s: more than %d bytes of output", name, maxOutput)
 		}
 		return stdout.Bytes(), nil
 	}
 	if cerr := context.Cause(ctx); cerr != nil {
-		return nil, fmt.Errorf("exec %s: %w", filepath.Base(path), cerr)
+		return nil, fmt.Errorf("exec %s: %w", name, cerr)
 	}
-	return nil, fmt.Errorf("exec %s: %w: %w", filepath.Base(path), err, pluginError(stdout.Bytes(), stderr.Bytes()))
+	return nil, fmt.Errorf("exec %s: %w: %w", name, err, pluginError(stdout.Bytes(), stderr.Bytes()))
+}
+
+// run runs a program in a process group of its own, all of which is killed when the context ends.
+func run(ctx context.Context, path string, stdin []byte, environ []string, out ...*head) error {
+	c := exec.CommandContext(ctx, path)
+	c.Env, c.Stdin, c.Stdout, c.Stderr = environ, bytes.NewReader(stdin), out[0], out[1]
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
+	c.WaitDelay = pipeDelay
+	return c.Run()
 }
 
 // pluginError is the error a plugin printed, or what it said instead of one.

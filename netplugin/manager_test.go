@@ -318,6 +318,21 @@ func TestHangingPluginIsKilledWithItsChildren(t *testing.T) {
 	}
 }
 
+func TestProgramThatIsBeingReplaced(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.plugin("one", okAdd)
+	r.conflist("10-a.conflist", "1.0.0", `{"type":"one"}`)
+	f, err := os.OpenFile(filepath.Join(r.bin, "one"), os.O_WRONLY, 0) // ETXTBSY as long as it is open
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(150*time.Millisecond, func() { f.Close() })
+	if _, err := r.m.Attach(t.Context(), pod()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMissingProgramIsFoundBeforeAnyRuns(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

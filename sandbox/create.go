@@ -227,7 +227,7 @@ func (k *creation) seccompProfile() ([]byte, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("seccomp profile: %w", err)
+		return nil, fmt.Errorf("seccomp profile: %w: %w", fs.ErrInvalid, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()

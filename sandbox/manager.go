@@ -149,7 +149,11 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read boot id: %w", err)
 	}
-	for _, dir := range []string{filepath.Join(opt.Root, "pods"), filepath.Join(opt.State, "pods"), filepath.Join(opt.State, "oci")} {
+	dirs := []string{filepath.Join(opt.Root, "pods"), filepath.Join(opt.State, "pods"), filepath.Join(opt.State, "oci")}
+	for _, h := range opt.Handlers {
+		dirs = append(dirs, h.Root)
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err
 		}
@@ -180,6 +184,10 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 	}
 	m.bg.Wait()
+	if len(m.index.Load().podList) == 0 {
+		// Nobody uses the network any more: what the plugins keep between pods, such as a bridge, is given back.
+		err = errors.Join(err, m.opt.Network.Collect(ctx, nil))
+	}
 	return err
 }
 

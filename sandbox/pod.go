@@ -12,7 +12,6 @@ import (
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci"
-	"github.com/berth-runtime/berth/oci/cgroup"
 )
 
 // Pod is one pod sandbox. Its request never changes; what changes is in view, an immutable value for readers.
@@ -30,8 +29,7 @@ type Pod struct {
 	inflight sync.WaitGroup     // creations; Add only under mu while !closing
 	cancel   context.CancelFunc // ends the creations in flight
 	life     context.Context
-	group    *cgroup.Group
-	lastCPU  cpuSample
+	gauges   gauges
 }
 
 // podView is what readers see of a pod.

@@ -84,6 +84,7 @@ func (p *Pod) killContainers(ctx context.Context) error {
 // clear gives back everything the pod has but its record and its ended containers, from whatever state it is in:
 // monitor and whatever it still has below it, network, namespaces, cgroup. Idempotent; what is gone is no error.
 func (p *Pod) clear(ctx context.Context) error {
+	p.gauges.close()
 	if err := endMonitor(ctx, p); err != nil {
 		return fmt.Errorf("end monitor: %w", err)
 	}

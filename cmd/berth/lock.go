@@ -68,7 +68,8 @@ func lockDir(dir string) (*os.File, error) {
 		}
 		return nil, heldBy("unknown")
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {

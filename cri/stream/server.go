@@ -105,13 +105,23 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Close ends the server and every session, and waits until they have let go.
-func (s *Server) Close() error {
+// Close ends the server and every session, and waits until they have let go or ctx ends.
+func (s *Server) Close(ctx context.Context) error {
 	err := s.http.Close()
 	s.ln.Close() // in case Serve was never called
 	s.end()
-	s.wg.Wait()
-	return err
+	over := make(chan struct{})
+	// ends when the last session has.
+	go func() {
+		s.wg.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+		return err
+	case <-ctx.Done():
+		return errors.Join(err, fmt.Errorf("end streaming sessions: %w", ctx.Err()))
+	}
 }
 
 // URL keeps a request (*rt.ExecRequest, *rt.AttachRequest or *rt.PortForwardRequest) and returns where the client

@@ -89,7 +89,7 @@ func start(t *testing.T) (*stream.Server, fake) {
 	done := make(chan error, 1)
 	go func() { done <- s.Serve() }()
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
+		if err := s.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 		if err := <-done; err != nil {
@@ -240,7 +240,7 @@ func TestClose(t *testing.T) {
 	u := url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"hang"}, Stdout: true})
 	ws := dialWS(t, u, "v5.channel.k8s.io")
 	defer ws.Close()
-	if err := s.Close(); err != nil {
+	if err := s.Close(context.Background()); err != nil {
 		t.Error(err)
 	}
 	select {

@@ -132,7 +132,9 @@ func readRun(in io.Reader) (run, error) {
 				r.parent[e.Package+"\t"+e.Test[:i]] = true
 			}
 		case "output", "build-output":
-			r.output[id] = append(r.output[id], e.Output)
+			if !strings.HasPrefix(e.Output, "=== ") {
+				r.output[id] = append(r.output[id], e.Output)
+			}
 		case "pass", "fail", "skip", "build-fail":
 			r.result[id] = e.Action
 		}

@@ -18,12 +18,25 @@ func UnpackMain(args []string) int {
 	res, err := unpackMain(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		var e unix.Errno
+		if errors.As(err, &e) && told(e) {
+			return int(e)
+		}
 		return 1
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(res); err != nil {
 		return 1
 	}
 	return 0
+}
+
+// told says which errors the child passes on as its exit status: those about the machine. All others are about the image.
+func told(e unix.Errno) bool {
+	switch e {
+	case unix.ENOSPC, unix.EDQUOT, unix.EFBIG, unix.EIO, unix.EROFS:
+		return true
+	}
+	return false
 }
 
 func unpackMain(args []string) (Result, error) {
@@ -46,6 +59,8 @@ func unpackMain(args []string) (Result, error) {
 // enterJail makes dir the root of the process and takes away all it does not need. The caller runs in a mount namespace
 // of its own. It returns an O_PATH descriptor of the root.
 func enterJail(dir string) (int, error) {
+	// Rather this process than a pod, and rather a pod than the daemon, whose score it has inherited. Raising needs no privilege (proc(5)).
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
 	if err := becomeRoot(dir); err != nil {
 		return -1, err
 	}

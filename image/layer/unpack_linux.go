@@ -27,7 +27,7 @@ type Job struct {
 
 // Unpack fills j.Dir from j.Stream by a jailed child and returns what came of it. The directory is the caller's, to
 // be removed after an error. The content is not synced. When the context ends the child is killed, and the error is
-// the context's; an error of the stream is returned as it is.
+// the context's; an error of the stream is returned as it is; a full disk, a quota, a limit or a failing disk is that errno.
 func Unpack(ctx context.Context, j Job) (Result, error) {
 	limits := j.Limits.orDefault()
 	argv := append(append([]string{}, j.Argv...), j.Dir, strconv.FormatInt(limits.Bytes, 10), strconv.FormatInt(limits.Entries, 10))
@@ -62,16 +62,42 @@ func Unpack(ctx context.Context, j Job) (Result, error) {
 	case feedErr != nil && !errors.Is(feedErr, unix.EPIPE):
 		return Result{}, feedErr
 	case err != nil:
-		if line, _, _ := strings.Cut(strings.TrimSpace(text.String()), "\n"); line != "" {
-			return Result{}, fmt.Errorf("unpack: %s", line)
-		}
-		return Result{}, fmt.Errorf("unpack: %w", err)
+		return Result{}, childError(err, text.String())
 	}
 	var res Result
 	if err := json.Unmarshal(out.Bytes(), &res); err != nil {
 		return Result{}, fmt.Errorf("unpack: report: %w", err)
 	}
 	return res, markOpaque(j.Dir, res.Opaque)
+}
+
+// failure is what the child said, with the class of what the machine lacked.
+type failure struct {
+	text  string
+	errno unix.Errno
+}
+
+func (f failure) Error() string { return "unpack: " + f.text }
+
+func (f failure) Unwrap() error {
+	if f.errno == 0 {
+		return nil
+	}
+	return f.errno
+}
+
+// childError makes one line of what the child wrote.
+func childError(err error, text string) error {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	if line == "" {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	f := failure{text: line}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && told(unix.Errno(exit.ExitCode())) {
+		f.errno = unix.Errno(exit.ExitCode())
+	}
+	return f
 }
 
 // widen asks for a bigger pipe: fewer switches. The limit without privilege is 1 MiB (pipe(7), pipe-max-size); less is no

@@ -91,7 +91,8 @@ func Mount(layers []string) (int, error) {
 		}
 	}
 	if err := unix.FsconfigCreate(fsfd); err != nil {
-		return -1, fmt.Errorf("overlay of %d layers: %w", len(layers), err)
+		// Before 6.5 an unknown parameter is taken, and refused here.
+		return -1, fmt.Errorf("overlay of %d layers: %w", len(layers), unsupported(err))
 	}
 	fd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 	if err != nil {

@@ -37,9 +37,9 @@ type Repository struct {
 	resolve remotes.Resolver
 	fetch   remotes.Fetcher
 
-	mu      sync.Mutex
-	clients []*http.Client
-	found   []docker.RegistryHost // what hosts answered: resolving and fetching share connections and tokens
+	mu         sync.Mutex
+	transports []*http.Transport
+	found      []docker.RegistryHost // what hosts answered: resolving and fetching share connections and tokens
 }
 
 // Open prepares to read ref, a full name "host/path:tag" or "host/path@digest". dir holds hosts.toml files in containerd's
@@ -66,8 +66,8 @@ func Open(ctx context.Context, ref, dir string, auth Auth) (*Repository, error) 
 func (r *Repository) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range r.clients {
-		c.CloseIdleConnections()
+	for _, t := range r.transports {
+		t.CloseIdleConnections()
 	}
 }
 
@@ -126,8 +126,8 @@ func (r *Repository) configure(namespace string) ([]docker.RegistryHost, error) 
 	return hosts, nil
 }
 
-// checkHostsFile refuses a hosts.toml that is not TOML. The library would go on without it, past the mirror the
-// administrator meant.
+// checkHostsFile refuses a hosts.toml that is not TOML or names an unknown capability. The library would go on without
+// it, past the mirror the administrator meant.
 func checkHostsFile(dir string) error {
 	name := filepath.Join(dir, "hosts.toml")
 	b, err := os.ReadFile(name)
@@ -137,21 +137,40 @@ func checkHostsFile(dir string) error {
 	if err != nil {
 		return err
 	}
-	var any map[string]any
-	if err := toml.Unmarshal(b, &any); err != nil {
+	type host struct {
+		Capabilities []string `toml:"capabilities"`
+	}
+	var file struct {
+		host
+		Host map[string]host `toml:"host"`
+	}
+	if err := toml.Unmarshal(b, &file); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	all := file.Capabilities
+	for _, h := range file.Host {
+		all = append(all, h.Capabilities...)
+	}
+	for _, c := range all {
+		switch strings.ToLower(c) {
+		case "pull", "resolve", "push", "referrers":
+		default:
+			return fmt.Errorf("%s: unknown capability %q: %w", name, c, fs.ErrInvalid)
+		}
 	}
 	return nil
 }
 
+// client is asked to change each client the library makes.
 func (r *Repository) client(c *http.Client) error {
 	c.CheckRedirect = checkRedirect
+	// The library may wrap the transport later on, out of reach of CloseIdleConnections.
 	if t, ok := c.Transport.(*http.Transport); ok {
 		t.ResponseHeaderTimeout = time.Minute
+		r.mu.Lock()
+		r.transports = append(r.transports, t)
+		r.mu.Unlock()
 	}
-	r.mu.Lock()
-	r.clients = append(r.clients, c)
-	r.mu.Unlock()
 	return nil
 }
 
@@ -210,8 +229,19 @@ func classify(ctx context.Context, err error) error {
 		return ctx.Err()
 	case errdefs.IsNotFound(err):
 		return fmt.Errorf("%s: %w", strings.TrimSuffix(err.Error(), ": not found"), fs.ErrNotExist)
+	case refused(err):
+		return fmt.Errorf("%w: %w", fs.ErrPermission, err)
 	case unavailable(err):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return err
+}
+
+// refused says whether the registry wants another credential.
+func refused(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) {
+		return status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden
+	}
+	return errors.Is(err, docker.ErrInvalidAuthorization)
 }

@@ -43,7 +43,7 @@ func flushConntrack(es []element) error {
 	if len(ports) == 0 {
 		return nil
 	}
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	c, err := dial(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
 		return fmt.Errorf("conntrack socket: %w", err)
 	}
@@ -63,7 +63,11 @@ func flushPort(c *netlink.Conn, family uint8, port uint16) error {
 	entries, err := c.Execute(ctRequest(ctGet, netlink.Dump, family, ctPortFilter(port)))
 	if err != nil {
 		// A kernel without filters; what does not concern us is skipped below.
-		if entries, err = c.Execute(ctRequest(ctGet, netlink.Dump, family, nil)); err != nil {
+		entries, err = c.Execute(ctRequest(ctGet, netlink.Dump, family, nil))
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			return nil // the kernel has no such interface, and no other one
+		}
+		if err != nil {
 			return err
 		}
 	}

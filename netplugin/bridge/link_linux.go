@@ -21,12 +21,10 @@ type route struct{ c *netlink.Conn }
 
 // openRoute opens a socket in the namespace behind the descriptor; 0 means the current one.
 func openRoute(netns int) (route, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: netns})
+	c, err := dial(unix.NETLINK_ROUTE, netns)
 	if err != nil {
-		return route{}, fmt.Errorf("netlink socket: %w", err)
+		return route{}, err
 	}
-	// Only errors' texts suffer without it.
-	_ = c.SetOption(netlink.ExtendedAcknowledge, true)
 	return route{c}, nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -248,8 +247,10 @@ func removePorts(c *conf, le lease) error {
 	if err != nil {
 		return fmt.Errorf("host ports: %w", err)
 	}
-	es = slices.DeleteFunc(es, func(e element) bool { return !bytes.Equal(have[e.in.name][string(e.key)], e.val) })
 	for _, e := range es {
+		if !bytes.Equal(have[e.in.name][string(e.key)], e.val) {
+			continue
+		}
 		if err := t.conn.SetDeleteElements(t.set(e.in), []nftables.SetElement{{Key: e.key}}); err != nil {
 			return err
 		}

@@ -60,16 +60,20 @@ func (t *table) rule(ch *nftables.Chain, e exprs) {
 // would otherwise go to its neighbour directly, from an address that one never called), and what the host sends from
 // its loopback address.
 func (t *table) masquerade(post *nftables.Chain, p netip.Prefix) {
-	multicast, lo := netip.MustParsePrefix("224.0.0.0/4"), loopback4()
+	multicast := netip.MustParsePrefix("224.0.0.0/4")
 	if p.Addr().Is6() {
-		multicast, lo = netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("::1/128")
+		multicast = netip.MustParsePrefix("ff00::/8")
 	}
 	t.rule(post, exprs{}.addr(true, p, false).addr(false, p, true).addr(false, multicast, true).masq())
 	t.rule(post, exprs{}.addr(true, p, false).addr(false, p, false).translated().masq())
-	t.rule(post, exprs{}.addr(true, lo, false).addr(false, p, false).masq())
+	if p.Addr().Is4() {
+		t.rule(post, exprs{}.addr(true, loopback4(), false).addr(false, p, false).masq())
+	}
 }
 
 func loopback4() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/8") }
+
+func loopback6() netip.Prefix { return netip.MustParsePrefix("::1/128") }
 
 // translate looks a packet's destination up in a map and sends it to what is found.
 func (t *table) translate(m portMap) exprs {
@@ -78,6 +82,10 @@ func (t *table) translate(m portMap) exprs {
 		fam, off, size = unix.NFPROTO_IPV6, 24, 16
 	}
 	e := exprs{}.family(byte(fam))
+	if m.v6 {
+		// Connections to [::1] can't be sent elsewhere; those who try it first are to be refused at once.
+		e = e.addr(false, loopback6(), true)
+	}
 	next := uint32(reg0)
 	if m.exact {
 		e = append(e, &expr.Payload{DestRegister: next, Base: expr.PayloadBaseNetworkHeader, Offset: off, Len: size})

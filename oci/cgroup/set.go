@@ -24,6 +24,9 @@ func (g *Group) Set(r *Resources) error {
 	if err == nil && r.Devices != nil {
 		err = g.devices(r.Devices)
 	}
+	if err == nil {
+		err = g.tellSystemd(r)
+	}
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, errors.Join(err, g.restore(undo)))
 	}

@@ -22,8 +22,11 @@ func CheckPod(pod *rt.PodSandboxConfig) error {
 	if m == nil {
 		return invalid("metadata", "is missing")
 	}
-	if m.GetName() == "" {
-		return invalid("metadata.name", "is empty")
+	// kubelet's client refuses a status without any of the three: such a pod could never be looked at.
+	for _, f := range [...][2]string{{"metadata.name", m.GetName()}, {"metadata.namespace", m.GetNamespace()}, {"metadata.uid", m.GetUid()}} {
+		if f[1] == "" {
+			return invalid(f[0], "is empty")
+		}
 	}
 	err := first(
 		checkName("metadata.name", m.GetName()),

@@ -51,7 +51,7 @@ func TestForeignPackets(t *testing.T) {
 		`{"v":7,"seq":1,"op":"hello","new":{"a":[1]}}`: fmt.Sprintf(`{"v":1,"seq":1,"pid":%d}`, m.Pid()),
 		`{"v":7,"seq":2,"op":"fly"}`:                   `{"v":1,"seq":2,"err":{"text":"operation fly: unknown to this monitor","errno":38}}`,
 		`{"v":1,"seq":3,"op":"spawn"}`:                 `{"v":1,"seq":3,"err":{"text":"spawn: want an id and an argv","errno":22}}`,
-		`{"v":1,"seq":4,"op":"attach","stdout":true}`:  `{"v":1,"seq":4,"err":{"text":"attach : descriptors missing","errno":22}}`,
+		`{"v":1,"seq":4,"op":"attach","stdout":true}`:  `{"v":1,"seq":4,"err":{"text":"attach : want a descriptor for each stream","errno":22}}`,
 		`{"v":1,"seq":5,"op":"hold","name":"x"}`:       `{"v":1,"seq":5,"err":{"text":"hold: want one name and one descriptor","errno":22}}`,
 		`{"v":1,"seq":6,"op":"list","skip":-5}`:        `{"v":1,"seq":6}`,
 		`{"seq":7,`:                                    `{"v":1,"seq":7,"err":{"text":"malformed packet","errno":74}}`,

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/berth-runtime/berth/sandbox/monitor"
 )
@@ -249,7 +248,7 @@ func TestStdinOnce(t *testing.T) {
 func TestSlowClient(t *testing.T) {
 	t.Parallel()
 	m, dir := start(t)
-	const rounds, lines = 60, 1000 // 7.7 MB
+	const rounds, lines = 200, 1000 // 26 MB
 	s := plain(dir, "f", append([]string{"gate"}, slices.Repeat([]string{strconv.Itoa(lines)}, rounds)...)...)
 	s.Stdin = true
 	run(t, m, s)
@@ -276,99 +275,29 @@ func TestSlowClient(t *testing.T) {
 	}
 }
 
-func TestReopen(t *testing.T) {
+// A client that is behind by more than its pipe holds, but not by too much, gets everything, also after the process's end.
+func TestLateClient(t *testing.T) {
 	t.Parallel()
 	m, dir := start(t)
-	s := spawn(dir, "r", 0, "tick")
+	const lines = 80_000 // 10 MB
+	s := plain(dir, "late", "gate", strconv.Itoa(lines/2), strconv.Itoa(lines/2))
+	s.Stdin = true
 	run(t, m, s)
-	var old []string
-	for range 3 {
-		time.Sleep(50 * time.Millisecond)
-		name := s.Log + "." + strconv.Itoa(len(old))
-		if err := os.Rename(s.Log, name); err != nil {
-			t.Fatal(err)
-		}
-		if err := m.ReopenLog(t.Context(), "r"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := os.Stat(s.Log); err != nil {
-			t.Error(err)
-		}
-		old = append(old, name)
-	}
-	// A reopen that can't be done makes nothing and loses nothing.
-	keep := s.Log + ".keep"
-	os.Rename(s.Log, keep)
-	os.Symlink(filepath.Join(dir, "elsewhere"), s.Log)
-	if err := m.ReopenLog(t.Context(), "r"); !errors.Is(err, syscall.ELOOP) {
-		t.Errorf("through a link: %v", err)
-	}
-	os.Remove(s.Log)
-	if err := syscall.Mkfifo(s.Log, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.ReopenLog(t.Context(), "r"); err == nil {
-		t.Error("reopened a fifo")
-	}
-	os.Remove(s.Log)
-	os.Rename(keep, s.Log)
-	time.Sleep(20 * time.Millisecond)
-	m.Signal(t.Context(), "r", syscall.SIGTERM)
-	waitExit(t, m, "r")
-	var all strings.Builder
-	for _, name := range append(old, s.Log) {
-		out, _ := readLog(t, name)
-		if out == "" {
-			t.Errorf("%s is empty", name)
-		}
-		all.WriteString(out)
-	}
-	for i, l := range strings.Fields(all.String()) {
-		if l != strconv.Itoa(i) {
-			t.Fatalf("line %d is %q", i, l)
-		}
-	}
-	if err := m.ReopenLog(t.Context(), "r"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("reopen of the dead: %v", err)
-	}
-	if _, err := os.Lstat(filepath.Join(dir, "elsewhere")); err == nil {
-		t.Error("a file was made through a link")
-	}
-}
-
-// A log on a full disk is dropped; the container goes on, and so does the log when there is room.
-func TestLogDiskFull(t *testing.T) {
-	needRoot(t)
-	t.Parallel()
-	m, dir := start(t)
-	disk := filepath.Join(dir, "disk")
-	os.Mkdir(disk, 0o755)
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=256k"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
-	s := plain(dir, "d", "gate", "1000", "1000", "1000", "1000", "20")
-	s.Log, s.Stdin = filepath.Join(disk, "0.log"), true
-	run(t, m, s)
-	c := attach(t, m, "d")
-	for range 4 {
-		io.WriteString(c.in, "go\n")
-		if n, err := io.CopyN(io.Discard, c.out, 1000*129); err != nil {
-			t.Fatalf("client got %d bytes: %v", n, err)
-		}
-	}
-	if st, err := os.Stat(s.Log); err != nil || st.Size() > 256<<10 {
-		t.Fatal(st.Size(), err)
-	}
-	os.Truncate(s.Log, 1000) // in the middle of a line
+	c := attach(t, m, "late")
 	io.WriteString(c.in, "go\n")
-	waitExit(t, m, "d")
-	b, _ := os.ReadFile(s.Log)
-	lines := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
-	for _, l := range lines[len(lines)-20:] {
-		if !logLine.MatchString(l) {
-			t.Errorf("line %q", l)
-		}
+	n, err := io.CopyN(io.Discard, c.out, 3<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(c.in, "go\n")
+	waitExit(t, m, "late")
+	eventually(t, "it is gone", func() bool { l, err := m.List(t.Context()); return err == nil && len(l) == 0 })
+	rest, err := io.Copy(io.Discard, c.out)
+	if n+rest != lines*129 || err != nil {
+		t.Errorf("%d bytes, %v", n+rest, err)
+	}
+	if got := rss(t, m.Pid()); got > 4000 {
+		t.Errorf("monitor has %d KiB", got)
 	}
 }
 

@@ -258,11 +258,23 @@ func TestTerminated(t *testing.T) {
 	}
 }
 
+// descriptors counts those of a process, without the Go runtime's own, which come with the first collection of garbage.
+func descriptors(pid int) int {
+	n := 0
+	l, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, f := range l {
+		if to, _ := os.Readlink(f); !strings.HasPrefix(to, "anon_inode:") {
+			n++
+		}
+	}
+	return n
+}
+
 // Nothing stays of what has ended: descriptors, children, table entries.
 func TestNoLeaks(t *testing.T) {
 	t.Parallel()
 	m, dir := start(t)
-	fds := func() int { l, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.Pid())); return len(l) }
+	fds := func() int { return descriptors(m.Pid()) }
 	one := func(i int) {
 		id := "l" + strconv.Itoa(i)
 		s := plain(dir, id, "cat")
@@ -404,6 +416,7 @@ func TestExitFileDiskFull(t *testing.T) {
 	if _, err := m.List(t.Context()); err != nil { // a try, as every ten seconds
 		t.Error(err)
 	}
+	eventually(t, "exit file", func() bool { _, err := os.Stat(s.ExitFile); return err == nil })
 	if x := exitFile(t, s.ExitFile); x.Code != 4 {
 		t.Errorf("%+v", x)
 	}

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -23,9 +24,10 @@ func TestRunc(t *testing.T) {
 	}
 	m, dir := start(t)
 	bundle := filepath.Join(dir, "bundle")
-	os.MkdirAll(filepath.Join(bundle, "rootfs", "bin"), 0o755)
-	os.Mkdir(filepath.Join(bundle, "rootfs", "proc"), 0o755)
-	os.WriteFile(filepath.Join(bundle, "rootfs", "bin", "payload"), payload, 0o755)
+	for _, d := range []string{"bundle/rootfs", "lower/bin", "lower/proc", "lower/dev", "upper", "work"} {
+		os.MkdirAll(filepath.Join(dir, d), 0o755)
+	}
+	os.WriteFile(filepath.Join(dir, "lower", "bin", "payload"), payload, 0o755)
 	for _, tty := range []bool{false, true} {
 		id := "berth-test-" + filepath.Base(filepath.Dir(dir)) + map[bool]string{false: "-pipe", true: "-tty"}[tty]
 		config(t, bundle, tty, id)
@@ -38,7 +40,10 @@ func TestRunc(t *testing.T) {
 			s.Argv = append(s.Argv, "--console-socket", filepath.Join(dir, "console"))
 			want, wantErr = "out\r\nerr\r\n", ""
 		}
-		s.Argv = append(s.Argv, id)
+		// The root file system is mounted where only the runtime sees it; ns.WithOverlay makes these.
+		s.Path, s.Argv, s.Clone = "/proc/self/exe", append([]string{"berth-monitor: root"}, append(s.Argv, id)...), syscall.CLONE_NEWNS
+		s.Env = append(s.Env, "BERTH_MOUNT="+filepath.Join(bundle, "rootfs"), "BERTH_MOUNT_0=lowerdir+="+filepath.Join(dir, "lower"),
+			"BERTH_MOUNT_1=upperdir="+filepath.Join(dir, "upper"), "BERTH_MOUNT_2=workdir="+filepath.Join(dir, "work"))
 		run(t, m, s)
 		t.Cleanup(func() { exec.Command(runc, "--root", root, "delete", "--force", id).Run() })
 		if out, err := exec.Command(runc, "--root", root, "start", id).CombinedOutput(); err != nil {

@@ -172,6 +172,7 @@ func TestPinned(t *testing.T) {
 				t.Log("no sysfs view") // sysfs shows the mounter's network; Dial below tells about lo
 			}
 			testDial(t, p.Net)
+			testCounter(t, p.Net)
 		})
 	}
 }
@@ -323,5 +324,35 @@ func BenchmarkHolder(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
+	}
+}
+
+// testCounter counts what testDial sent over the loopback interface.
+func testCounter(t *testing.T, path string) {
+	c, err := ns.OpenCounter(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := c.Links()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, l := range links {
+		if l.Name == "lo" {
+			found = l.RxBytes > 5 && l.TxBytes == l.RxBytes && l.RxPackets > 3
+		}
+	}
+	if !found {
+		t.Errorf("links %+v: no lo with traffic", links)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("second close: %v", err)
+	}
+	if _, err := c.Links(); err == nil {
+		t.Error("a closed counter reads")
 	}
 }

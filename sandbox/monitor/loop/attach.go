@@ -8,77 +8,62 @@ import (
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
-// The sizes to which the pipe to an attached client is raised, the first that is allowed: how far a client may be behind before
-// it is cut off. fs/pipe-max-size, by default 1 MiB, allows everybody the second; the first needs CAP_SYS_RESOURCE.
-const (
-	attachPipe      = 4 << 20
-	attachPipeSmall = 1 << 20
-)
-
 // inputSize is what is taken from a client at once, and thus what is kept at most while the process does not read.
 const inputSize = 4 << 10
 
-// attachment is a client's three descriptors, -1 where it has none. It gets all output from now on. One that reads too slowly
-// is cut off rather than waited for. Its descriptors are closed when the process is dead or its output has ended.
+// attachment is a client's three descriptors: -1 or nil where it has none. It gets all output from now on. One that reads too
+// slowly is cut off rather than waited for. It ends when the process is dead or its output has ended.
 type attachment struct {
 	p   *process
 	in  int
-	out [2]int
+	out [2]*sink
 	on  bool // in is in the epoll set
 }
 
 // attach adds a client. It takes fds.
 func (l *loop) attach(req *wire.Request, fds []int) error {
-	p := l.find(req.ID)
-	a := &attachment{p: p, in: -1, out: [2]int{-1, -1}}
-	rest := fds
-	for _, want := range []struct {
-		on bool
-		fd *int
-	}{{req.Stdin, &a.in}, {req.Stdout, &a.out[Stdout]}, {req.Stderr, &a.out[Stderr]}} {
-		if want.on && len(rest) > 0 {
-			*want.fd, rest = rest[0], rest[1:]
-		} else if want.on {
-			closeAll(fds)
-			return refusal("attach "+req.ID+": descriptors missing", syscall.EINVAL)
-		}
+	given, ok := clientFDs(req, fds)
+	if !ok {
+		closeAll(fds)
+		return refusal("attach "+req.ID+": want a descriptor for each stream", syscall.EINVAL)
 	}
-	closeAll(rest)
+	p := l.find(req.ID)
 	if p == nil || p.exit != nil || p.out[0] == nil && p.out[1] == nil {
-		closeAll(fds[:len(fds)-len(rest)])
+		closeAll(fds)
 		return refusal("attach "+req.ID+": no such process with output", syscall.ENOENT)
 	}
+	a := &attachment{p: p, in: given[0]}
 	p.clients = append(p.clients, a)
-	a.watch()
-	return nil
-}
-
-// watch puts the descriptors in the set: input to be read, outputs to notice that the client has gone.
-func (a *attachment) watch() {
-	l := a.p.l
-	for i, fd := range a.out {
-		if fd < 0 {
-			continue
-		}
-		for _, size := range [...]int{attachPipe, attachPipeSmall} {
-			if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, size); err == nil {
-				break
-			}
-		}
-		if a.p.out[i] == nil { // a terminal's standard error, or one that has ended
+	for i, fd := range given[1:] {
+		if fd >= 0 && p.out[i] != nil {
+			a.out[i] = newSink(a, fd)
+		} else if fd >= 0 { // a terminal's standard error, or one that has ended
 			syscall.Close(fd)
-			a.out[i] = -1
-			continue
 		}
-		l.watch(fd, 0, (*clientOutput)(a)) // refused for files, which are always ready
 	}
-	if a.in >= 0 && a.p.in == nil {
+	if a.in >= 0 && p.in == nil {
 		syscall.Close(a.in)
 		a.in = -1
 	}
-	if a.in >= 0 && len(a.p.in.pending) == 0 {
+	if p.in != nil && len(p.in.pending) == 0 {
 		a.listen(true)
 	}
+	return nil
+}
+
+// clientFDs tells which descriptor is for which stream, -1 for none; ok says that they are as many as asked for.
+func clientFDs(req *wire.Request, fds []int) (given [3]int, ok bool) {
+	n := 0
+	for i, want := range [...]bool{req.Stdin, req.Stdout, req.Stderr} {
+		given[i] = -1
+		if want && n < len(fds) {
+			given[i] = fds[n]
+		}
+		if want {
+			n++
+		}
+	}
+	return given, n == len(fds)
 }
 
 // listen starts or stops listening to the client. Stopping takes the descriptor out of the set, for a client that has hung up
@@ -132,67 +117,41 @@ func (a *attachment) endInput() {
 	}
 }
 
-// clientOutput is an attachment as the source behind its outputs: one reports when the client has closed its side.
-type clientOutput attachment
-
-func (s *clientOutput) ready(events uint32) {
-	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		a := (*attachment)(s)
-		for i, fd := range a.out {
-			if fd >= 0 && broken(fd) {
-				a.closeOutput(Stream(i))
-			}
-		}
-	}
-}
-
-// broken says whether nobody reads from a pipe or socket any more.
-func broken(fd int) bool {
-	p := []unix.PollFd{{Fd: int32(fd)}}
-	n, err := unix.Poll(p, 0)
-	return err == nil && n == 1 && p[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0
-}
-
-// output passes data on. What the client's pipe does not take at once ends the attachment.
-func (a *attachment) output(st Stream, data []byte) {
-	fd := a.out[st]
-	for fd >= 0 && len(data) > 0 {
-		n, err := syscall.Write(fd, data)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err == syscall.EPIPE {
-			a.closeOutput(st)
-			return
-		}
-		if err != nil {
-			a.close()
-			return
-		}
-		data = data[n:]
-	}
-}
-
 // end says that a stream of the process has ended.
 func (a *attachment) end(st Stream) {
+	if s := a.out[st]; s != nil {
+		a.out[st] = nil
+		s.finish()
+	}
 	if a.p.out[0] == nil && a.p.out[1] == nil {
-		a.close()
-		return
-	}
-	a.closeOutput(st)
-}
-
-// closeOutput closes one output; the attachment ends with its last descriptor.
-func (a *attachment) closeOutput(st Stream) {
-	a.p.l.drop(a.out[st])
-	a.out[st] = -1
-	if a.in < 0 && a.out[0] < 0 && a.out[1] < 0 {
-		a.close()
+		a.finish()
 	}
 }
 
-// close ends the attachment.
-func (a *attachment) close() {
+// finish ends the attachment: what waits for the client is still sent.
+func (a *attachment) finish() {
+	a.leave()
+	for i, s := range a.out {
+		if s != nil {
+			a.out[i] = nil
+			s.finish()
+		}
+	}
+}
+
+// cut ends the attachment at once.
+func (a *attachment) cut() {
+	a.leave()
+	for i, s := range a.out {
+		if s != nil {
+			a.out[i] = nil
+			s.close()
+		}
+	}
+}
+
+// leave takes the attachment away from its process.
+func (a *attachment) leave() {
 	p := a.p
 	for i, c := range p.clients {
 		if c == a {
@@ -200,10 +159,19 @@ func (a *attachment) close() {
 			break
 		}
 	}
-	p.l.drop(a.out[Stdout])
-	p.l.drop(a.out[Stderr])
-	a.out = [2]int{-1, -1}
 	a.endInput()
+}
+
+// lost says that the client reads an output no more. The attachment ends with its last descriptor.
+func (a *attachment) lost(s *sink) {
+	for i := range a.out {
+		if a.out[i] == s {
+			a.out[i] = nil
+		}
+	}
+	if a.in < 0 && a.out[0] == nil && a.out[1] == nil {
+		a.leave()
+	}
 }
 
 // stdin is the way to a process's standard input: the write end of a pipe, or the terminal's master, which then is also a

@@ -208,6 +208,7 @@ func (p *process) check() {
 		x.Code = 128 + x.Signal
 	}
 	p.drain()
+	p.dismiss() // also where others go on writing
 	x.OOMKilled = oomKilled(p.oomFile)
 	p.unsaved = !writeExit(p.exitFile, x)
 	wait(p.pid, nil)
@@ -253,6 +254,13 @@ func (p *process) settle() {
 	}
 }
 
+// dismiss ends all attachments.
+func (p *process) dismiss() {
+	for len(p.clients) > 0 {
+		p.clients[len(p.clients)-1].finish()
+	}
+}
+
 // release closes all that belongs to the process.
 func (p *process) release() {
 	for i := range p.out {
@@ -268,9 +276,7 @@ func (p *process) release() {
 		p.console.close()
 		p.console = nil
 	}
-	for len(p.clients) > 0 {
-		p.clients[0].close()
-	}
+	p.dismiss()
 	p.log.Close()
 }
 

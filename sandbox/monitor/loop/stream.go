@@ -47,7 +47,9 @@ func (s *stream) read() int {
 	}
 	p.log.Write(s.name, time.Now().UnixNano(), data)
 	for i := len(p.clients) - 1; i >= 0; i-- {
-		p.clients[i].output(s.name, data)
+		if out := p.clients[i].out[s.name]; out != nil {
+			out.output(data)
+		}
 	}
 	return n
 }

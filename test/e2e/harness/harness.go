@@ -262,11 +262,14 @@ func (n *Node) disconnect() {
 	}
 }
 
-// warm runs one pod, so that what is made once per node (the bridge, a table) is there before anything is compared.
+// warm runs one pod with a host port, so that what is made once per node (the bridge, tables and chains) is there before
+// anything is compared.
 func (n *Node) warm() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	id, err := n.Runtime.RunPodSandbox(ctx, PodConfig("warm", n.Dir), "")
+	cfg := PodConfig("warm", n.Dir)
+	cfg.PortMappings = []*rt.PortMapping{{ContainerPort: 80, HostPort: 28079}}
+	id, err := n.Runtime.RunPodSandbox(ctx, cfg, "")
 	if err != nil {
 		return fmt.Errorf("first pod: %w\n%s", err, tail(filepath.Join(n.Dir, "daemon.log"), 20))
 	}

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -85,7 +86,7 @@ func processes(s Snapshot) error {
 	}
 	for _, d := range dirs {
 		line, err := os.ReadFile(filepath.Join(d, "cmdline"))
-		if err != nil {
+		if err != nil || filepath.Base(d) == strconv.Itoa(os.Getpid()) {
 			continue
 		}
 		name := strings.TrimSpace(string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
@@ -96,7 +97,7 @@ func processes(s Snapshot) error {
 				continue // a kernel thread, or gone
 			}
 			comm, _ := os.ReadFile(filepath.Join(d, "comm"))
-			name = "zombie " + strings.TrimSpace(string(comm))
+			name = strings.TrimSpace(string(comm)) + " (zombie)"
 		}
 		s["process: "+name]++
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -19,8 +20,8 @@ import (
 	"github.com/berth-runtime/berth/test/e2e/leak"
 )
 
-// runtimes are the command lines that count.
-var runtimes = regexp.MustCompile(`berth|containerd|runc|critest|images serve`)
+// runtimes are the programs that count.
+var runtimes = regexp.MustCompile(`^(berth.*|containerd.*|runc.*|critest|images)$`)
 
 func main() {
 	if len(os.Args) != 3 {
@@ -74,8 +75,9 @@ func run(verb, file string) ([]string, error) {
 func look() (leak.Snapshot, error) {
 	now, err := leak.Take(leak.Options{})
 	maps.DeleteFunc(now, func(what string, _ int) bool {
-		name, ok := strings.CutPrefix(what, "process: ")
-		return ok && !runtimes.MatchString(name)
+		line, ok := strings.CutPrefix(what, "process: ")
+		program, _, _ := strings.Cut(line, " ")
+		return ok && !runtimes.MatchString(filepath.Base(program))
 	})
 	return now, err
 }
