@@ -75,7 +75,8 @@ func (k *creation) abandon(cause error) {
 	ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
 	defer cancel()
 	if err := (footprint{c}).clear(ctx); err != nil {
-		c.m.opt.Log.Warn("container is left half made; the next start removes it", "container", c.id, "cause", cause, "err", err)
+		c.m.opt.Log.Warn("container is left half made until its pod is stopped", "container", c.id, "cause", cause, "err", err)
+		c.pod.leave(c)
 	}
 }
 

@@ -138,6 +138,11 @@ func (c *Container) signalOnce(ctx context.Context) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 		return nil // it ended by itself: the wait sees it
 	}
+	if err != nil {
+		c.mu.Lock()
+		c.signaled = false // the next call tries again
+		c.mu.Unlock()
+	}
 	return err
 }
 
@@ -200,16 +205,26 @@ func (f footprint) release() {
 	// ends when its budget is used up at the latest.
 	go func() {
 		defer c.m.bg.Done()
-		ctx, cancel := context.WithTimeout(context.Background(), clearBudget)
+		ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
 		defer cancel()
-		if err := f.giveBack(ctx); err != nil {
+		if err := f.giveBack(ctx); err != nil && c.m.life.Err() == nil {
 			c.m.opt.Log.Warn("ended container keeps resources until it is removed", "container", c.id, "err", err)
 		}
 	}()
 }
 
-// giveBack removes the runtime's state and the cgroup of an ended container. Idempotent.
+// giveBack removes the runtime's state and the cgroup of an ended container. Idempotent. Who comes while it is being
+// done joins: a runtime that is told to delete a container twice at once fails one of them.
 func (f footprint) giveBack(ctx context.Context) error {
+	req := operation.Request{Key: "give back container " + f.c.id, Budget: clearBudget}
+	_, err := f.c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
+		op.At("run " + f.c.pod.handler.Name + " delete")
+		return "", f.giveBackNow(ctx)
+	})
+	return err
+}
+
+func (f footprint) giveBackNow(ctx context.Context) error {
 	c := f.c
 	g, err := f.cgroup()
 	switch {
@@ -265,7 +280,7 @@ func (f footprint) clear(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(c.dir()); err != nil {
+	if err := removeAll(c.dir()); err != nil {
 		return err
 	}
 	return c.m.opt.Images.Release(c.id)

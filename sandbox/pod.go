@@ -27,6 +27,7 @@ type Pod struct {
 	rec      podRecord
 	closing  bool               // no further containers or execs
 	inflight sync.WaitGroup     // creations; Add only under mu while !closing
+	ruins    []*Container       // half-made, known to nobody else
 	cancel   context.CancelFunc // ends the creations in flight
 	life     context.Context
 	gauges   gauges

@@ -57,7 +57,7 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 		p := newPod(m, rec, cfg, h)
 		b := building{p}
 		if err := b.run(ctx, op); err != nil {
-			b.abandon(err)
+			b.abandon(op, err)
 			return "", fmt.Errorf("run pod %s: %w", key, err)
 		}
 		m.update(func(x *index) { x.addPod(p) })
@@ -69,13 +69,13 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 
 // abandon removes a pod that could not be built. What can't be removed stays visible as not ready, so that its
 // client raises the attempt and comes back to remove it.
-func (b building) abandon(cause error) {
+func (b building) abandon(op *operation.Operation, cause error) {
 	p := b.p
 	ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 	defer cancel()
-	err := p.clear(ctx)
+	err := p.clear(ctx, op)
 	if err == nil {
-		err = os.RemoveAll(p.dir())
+		err = removeAll(p.dir())
 	}
 	if err == nil {
 		return
