@@ -322,11 +322,18 @@ func (l *place) says(err, class error, texts ...string) {
 	}
 }
 
-// fill leaves no room where the pods' records are; the mount is undone by the returned function.
-func (n *node) fill() (undo func()) {
+// room bounds the space for the pods' records, in KiB; the mount is undone by the returned function.
+func (n *node) room(size int) (undo func()) {
 	n.t.Helper()
 	pods := filepath.Join(n.root, "pods")
-	n.must(unix.Mount("fault", pods, "tmpfs", 0, "size=4k"))
-	n.must(os.WriteFile(pods+"/full", make([]byte, 4096), 0o600))
-	return func() { n.must(unix.Unmount(pods, 0)) }
+	n.must(unix.Mount("fault", pods, "tmpfs", 0, fmt.Sprintf("size=%dk", size)))
+	return func() { n.must(unix.Unmount(pods, unix.MNT_DETACH)) }
+}
+
+// readOnly makes a directory one in which nothing can be made or changed.
+func (n *node) readOnly(dir string) (undo func()) {
+	n.t.Helper()
+	n.must(unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	n.must(unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	return func() { n.must(unix.Unmount(dir, unix.MNT_DETACH)) }
 }

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -44,11 +45,11 @@ func scripted(step, what string) func(*node) func() {
 func TestPodFailsAtStep(t *testing.T) {
 	t.Parallel()
 	for _, b := range []broken{
-		{"record", func(n *node) func() { return aside(n, n.root+"/pods", "x") }, []string{"write record: ", "not a directory"}, nil},
-		{"state directory", func(n *node) func() { return aside(n, n.state+"/pods", "x") }, []string{"write record: ", "not a directory"}, nil},
+		{"record", func(n *node) func() { return n.readOnly(n.root + "/pods") }, []string{"write record: ", "read-only file system"}, nil},
+		{"state directory", func(n *node) func() { return n.readOnly(n.state + "/pods") }, []string{"write record: ", "read-only file system"}, nil},
 		{"monitor is missing", func(n *node) func() { return aside(n, n.monitor, "") }, []string{"start monitor: ", "berth-monitor", "no such file"}, fs.ErrNotExist},
 		{"monitor ends at once", func(n *node) func() { return aside(n, n.monitor, "#!/bin/true\n") }, []string{"make namespaces: ", "monitor"}, nil},
-		{"namespaces can't be pinned", func(n *node) func() { return aside(n, n.netns, "x") }, []string{"make namespaces: ", "pin net namespace", "not a directory"}, nil},
+		{"namespaces can't be pinned", func(n *node) func() { return n.readOnly(n.netns) }, []string{"make namespaces: ", "pin net namespace", "read-only file system"}, nil},
 		{"network is not configured", func(n *node) func() { return aside(n, n.dir+"/cni/1.conflist", "") }, []string{"attach network: "}, nil},
 		{"network plugin is missing", func(n *node) func() { return aside(n, n.dir+"/bin/fakecni", "") }, []string{"attach network: ", "fakecni"}, nil},
 		{"network plugin fails", scripted("ADD", "fail no addresses left"), []string{"attach network: ", "no addresses left"}, nil},
@@ -93,7 +94,7 @@ func TestPodCgroupFails(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	cfg := n.pod("a")
-	cfg.Linux.CgroupParent += "/" + strings.Repeat("x", 300)
+	cfg.Linux.CgroupParent += "/" + strings.Repeat(strings.Repeat("x", 200)+"/", 25) + "x"
 	_, err := n.Run(t.Context(), cfg, "")
 	n.says(err, nil, "make pod cgroup: ", "file name too long")
 	n.empty()
@@ -114,11 +115,35 @@ func TestPodSysctlFails(t *testing.T) {
 	n.run("a")
 }
 
+// A pod can be stopped and removed while the disk is full: that is how space is made.
+func TestRemoveOnFullDisk(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	undo := n.room(64)
+	defer undo()
+	p := n.run("a")
+	c := n.start(p, "main", "sleep")
+	n.must(os.WriteFile(n.root+"/pods/full", make([]byte, 4096), 0o600))
+	if _, err := p.Create(t.Context(), n.container("more", "sleep")); err == nil {
+		for i := 0; err == nil; i++ {
+			err = os.WriteFile(fmt.Sprintf("%s/pods/full%d", n.root, i), make([]byte, 4096), 0o600)
+		}
+	}
+	n.must(c.Stop(t.Context(), 0))
+	n.must(p.Stop(t.Context()))
+	if s, err := p.Status(false); err != nil || s.Status.State != rt.PodSandboxState_SANDBOX_NOTREADY {
+		t.Errorf("status: %v, %v", s, err)
+	}
+	n.must(p.Remove(t.Context()))
+	n.empty()
+}
+
 // A full disk at any of the first writes.
 func TestPodFullDisk(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	undo := n.fill()
+	undo := n.room(4)
+	n.must(os.WriteFile(n.root+"/pods/full", make([]byte, 4096), 0o600))
 	_, err := n.Run(t.Context(), n.pod("a"), "")
 	n.says(err, nil, "no space left on device")
 	undo()
@@ -170,7 +195,9 @@ func TestContainerFailsAtStep(t *testing.T) {
 			}
 		}, []string{"image ", "late:1"}, fs.ErrNotExist},
 		{"seccomp profile", func(n *node) func() {
-			return func() { n.must(os.WriteFile(n.dir+"/seccomp.json", []byte(`{"defaultAction":"SCMP_ACT_ALLOW"}`), 0o644)) }
+			return func() {
+				n.must(os.WriteFile(n.dir+"/seccomp.json", []byte(`{"defaultAction":"SCMP_ACT_ALLOW"}`), 0o644))
+			}
 		}, []string{"seccomp profile: ", "no such file"}, nil},
 		{"record", func(n *node) func() {
 			name := glob(n.root + "/pods/*")[0] + "/c"
@@ -251,7 +278,7 @@ func TestContainerCleanUpFails(t *testing.T) {
 	}
 	defer func() {
 		for _, g := range append(glob("/sys/fs/cgroup/*"+cfg.Linux.CgroupParent), glob("/sys/fs/cgroup"+cfg.Linux.CgroupParent)...) {
-			if below, _ := filepath.Glob(g + "/????????????????????????????????*"); len(below) > 0 {
+			if below, _ := filepath.Glob(g + "/" + strings.Repeat("[0-9a-f]", 64)); len(below) > 0 {
 				t.Errorf("left: %v", below)
 			}
 			removeTree(g)
