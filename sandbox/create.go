@@ -59,7 +59,7 @@ func (p *Pod) Create(ctx context.Context, cc *rt.ContainerConfig) (string, error
 		k := &creation{c: c}
 		if err := k.run(ctx, op); err != nil {
 			k.abandon(err)
-			return "", fmt.Errorf("%s: %w", name, err)
+			return "", fmt.Errorf("%s: %w", name, stopped(ctx, err))
 		}
 		p.m.update(func(x *index) { x.addContainer(c) })
 		// The init may have died meanwhile: its exit was for an object nobody knew yet.

@@ -35,7 +35,7 @@ func (c *Container) Start(ctx context.Context) error {
 		defer leave()
 		op.At("run " + c.pod.handler.Name + " start")
 		if err := start(ctx, c); err != nil {
-			return "", fmt.Errorf("start container %s: %w", short(c.id), err)
+			return "", fmt.Errorf("start container %s: %w", short(c.id), stopped(ctx, err))
 		}
 		return c.id, nil
 	})
@@ -53,7 +53,11 @@ func start(ctx context.Context, c *Container) error {
 	if err := c.change(func(r *containerRecord) { r.StartingAt = time.Now().UnixNano() }); err != nil {
 		return err
 	}
-	if err := c.pod.handler.Start(ctx, c.id); err != nil {
+	err := c.pod.handler.Start(ctx, c.id)
+	if err != nil && errors.Is(context.Cause(ctx), ErrNotReady) {
+		return err // the pod is being stopped, which ends the container as well
+	}
+	if err != nil {
 		end := containerView{code: startFailed, reason: "StartError", message: err.Error()}
 		fail(c, end, func(r *containerRecord) { r.StartError = err.Error() })
 		return err
