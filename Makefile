@@ -1,9 +1,39 @@
-# Every target works on a fresh checkout; `make help` lists them.
+# Every target works on a fresh checkout with Go, gcc and git; `make help` lists them.
 GO      ?= go
 BIN     := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+MODULES := . test/images test/e2e
 
 .PHONY: build
 build: ## static binaries in bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+.PHONY: demo
+demo: ## see a pod run; KEEP=1 leaves it running
+	@hack/demo.sh
+
+.PHONY: test
+test: ## all tests, critest's conformance specs, and a check that nothing is left; one line of totals
+	@hack/test.sh
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, in every module
+	@hack/tools.sh lint
+	@hack/lint.sh $(MODULES)
+
+.PHONY: race
+race: ## unit tests under the race detector (needs gcc)
+	@hack/race.sh
+
+.PHONY: critest
+critest: ## only critest; ARGS="--all --parallel 4", ARGS="--peer containerd", ...
+	@hack/critest.sh $(ARGS)
+
+.PHONY: clean
+clean: ## removes bin/ and .cache/
+	rm -rf $(BIN) .cache
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z]*\): ## /\1\t/p' Makefile | sort | expand -t 12

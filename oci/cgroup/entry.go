@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -66,4 +67,29 @@ func (g *Group) Add(pid int) error {
 		}
 	}
 	return nil
+}
+
+// Arg names a sub group for the option --cgroup of an OCI runtime's exec, which is relative to the container's group:
+// "freezer:NAME" where Sub makes a directory in the freezer hierarchy only, "NAME" on cgroup2.
+func (g *Group) Arg() string {
+	if g.lay.mode == Unified {
+		return path.Base(g.path)
+	}
+	return "freezer:" + path.Base(g.path)
+}
+
+// OOMFile is Group.OOMFile for a group that need not exist yet; "" for a path that is none.
+func OOMFile(cgroupsPath string) string {
+	g, err := newGroup(cgroupsPath)
+	if err != nil {
+		return ""
+	}
+	return g.OOMFile()
+}
+
+// Prune removes the group where it has neither processes nor groups below it, and leaves it be otherwise.
+func (g *Group) Prune() {
+	for _, d := range g.dirs {
+		unix.Rmdir(d.path) // EBUSY or ENOTEMPTY: somebody else's need for it goes on
+	}
 }

@@ -1,0 +1,406 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/berth-runtime/berth/sandbox/host"
+	"github.com/berth-runtime/berth/sandbox/operation"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/image"
+	"github.com/berth-runtime/berth/image/overlay"
+	"github.com/berth-runtime/berth/oci/cgroup"
+	"github.com/berth-runtime/berth/sandbox/compile"
+	"github.com/berth-runtime/berth/sandbox/monitor/wire"
+)
+
+const (
+	createBudget = 4 * time.Minute
+	// runtimeTimeout bounds one run of the OCI runtime's program.
+	runtimeTimeout = 3 * time.Minute
+	maxProfile     = 1 << 20 // bytes of a seccomp profile file
+)
+
+// Create answers CreateContainer: it makes the container up to the point where only exec is missing, or joins the
+// making of it. A container of this name and attempt is returned if it was asked for in the same words.
+func (p *Pod) Create(ctx context.Context, cc *rt.ContainerConfig) (string, error) {
+	if err := compile.CheckContainer(p.cfg.PodSandboxConfig, cc); err != nil {
+		return "", err
+	}
+	key := containerKey(p.id, cc.GetMetadata())
+	raw := encode(cc)
+	name := fmt.Sprintf("create container %s/%d in pod %s", cc.GetMetadata().GetName(), cc.GetMetadata().GetAttempt(), short(p.id))
+	req := operation.Request{Key: name, Digest: digest(raw), Budget: createBudget}
+	return p.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
+		ctx, leave, err := p.enter(ctx)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", name, err)
+		}
+		defer leave()
+		if c, ok := p.m.index.Load().ctrNames[key]; ok {
+			if digest(c.rec.Config) == req.Digest && c.view.Load().state() == rt.ContainerState_CONTAINER_CREATED {
+				return c.id, nil
+			}
+			return "", fmt.Errorf("%s: container %s has this name and attempt: %w", name, short(c.id), fs.ErrExist)
+		}
+		rec := containerRecord{ID: newID(), Pod: p.id, CreatedAt: time.Now().UnixNano(), Config: raw}
+		c := newContainer(p, rec, cc)
+		k := &creation{c: c}
+		if err := k.run(ctx, op); err != nil {
+			k.abandon(err)
+			return "", fmt.Errorf("%s: %w", name, stopped(ctx, err))
+		}
+		p.m.update(func(x *index) { x.addContainer(c) })
+		// The init may have died meanwhile: its exit was for an object nobody knew yet.
+		c.catchUp(ctx)
+		p.emit(rt.ContainerEventType_CONTAINER_CREATED_EVENT, c.id)
+		return c.id, nil
+	})
+}
+
+// abandon removes a container that could not be made. It was never visible.
+func (k *creation) abandon(cause error) {
+	c := k.c
+	ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
+	defer cancel()
+	if err := (footprint{c}).clear(ctx); err != nil {
+		c.m.opt.Log.Warn("container is left half made until its pod is stopped", "container", c.id, "cause", cause, "err", err)
+		c.pod.leave(c)
+	}
+}
+
+// creation is the making of one container.
+type creation struct {
+	c   *Container
+	img image.Image
+	in  compile.Input
+}
+
+// run takes the container from nothing to a waiting init, in a straight line.
+func (k *creation) run(ctx context.Context, op *operation.Operation) error {
+	c := k.c
+	op.At("hold image")
+	if err := k.holdImage(); err != nil {
+		return err
+	}
+	op.At("compile specification")
+	if err := k.gather(); err != nil {
+		return err
+	}
+	spec, err := compile.Container(k.in)
+	if err != nil {
+		return err
+	}
+	op.At("write record")
+	if err := k.write(spec); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	op.At("run " + c.pod.handler.Name + " create")
+	mon, err := c.pod.sup.get()
+	if err != nil {
+		return err
+	}
+	res, _, err := mon.Run(ctx, k.spawn(), nil)
+	if err != nil {
+		return fmt.Errorf("%s create: %w", c.pod.handler.Name, err)
+	}
+	c.show(func(v *containerView) { v.pid = res.Pid })
+	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
+		return fmt.Errorf("mark created: %w", err)
+	}
+	return nil
+}
+
+// holdImage finds the image and holds its layers until the container is removed.
+func (k *creation) holdImage() error {
+	c := k.c
+	ref := c.cfg.GetImage().GetImage()
+	img, err := c.m.opt.Images.Hold(ref, c.id)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", short(ref), err)
+	}
+	k.img = img
+	c.rec.ImageID, c.rec.ImageName, c.rec.ImageRef, c.rec.Layers = img.ID, img.ID, img.ID, img.Layers
+	if len(img.RepoTags) > 0 {
+		c.rec.ImageName = img.RepoTags[0]
+	}
+	if len(img.RepoDigests) > 0 {
+		c.rec.ImageRef = img.RepoDigests[0]
+	}
+	return nil
+}
+
+// gather collects what the specification depends on: everything impure happens here.
+func (k *creation) gather() error {
+	c, cfg := k.c, k.img.Config
+	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.Compile,
+		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native},
+		Image:   compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
+	for path := range cfg.Volumes {
+		k.in.Image.Volumes = append(k.in.Image.Volumes, path)
+	}
+	var err error
+	if k.in.User, err = k.resolveUser(); err != nil {
+		return err
+	}
+	if k.in.Devices, err = requestedDevices(c.cfg.GetDevices()); err != nil {
+		return err
+	}
+	if k.in.Seccomp, err = k.seccompProfile(); err != nil {
+		return err
+	}
+	if k.in.Paths, err = k.paths(); err != nil {
+		return err
+	}
+	if err := k.imageVolumes(); err != nil {
+		return fmt.Errorf("ImageVolumeMountFailed: %w", err) // kubelet counts errors that begin so
+	}
+	return k.mountSources()
+}
+
+// imageVolumes finds the content of the mounts that are images (CRI Mount.image), and holds it like the root's.
+func (k *creation) imageVolumes() error {
+	c, images := k.c, k.c.m.opt.Images
+	for i, m := range c.cfg.GetMounts() {
+		ref := m.GetImage().GetImage()
+		if ref == "" {
+			continue
+		}
+		if m.GetImageSubPath() != "" {
+			return fmt.Errorf("image_sub_path %s of volume %s: %w", short(m.GetImageSubPath()), short(ref), errors.ErrUnsupported)
+		}
+		owner := fmt.Sprintf("%s/%d", c.id, i)
+		img, err := images.Hold(ref, owner)
+		if err != nil {
+			return fmt.Errorf("volume image %s: %w", short(ref), err)
+		}
+		c.rec.Layers = append(slices.Clip(c.rec.Layers), img.Layers...)
+		images.Keep(c.id, c.rec.Layers)
+		if err := images.Release(owner); err != nil {
+			return err
+		}
+		if k.in.Images == nil {
+			k.in.Images = make(map[int]compile.ImageVolume)
+		}
+		k.in.Images[i] = compile.ImageVolume{Layers: img.Layers}
+	}
+	return nil
+}
+
+// resolveUser finds the ids of the container's user in the image's own files.
+func (k *creation) resolveUser() (compile.User, error) {
+	passwd, err := k.img.ReadFile("/etc/passwd", compile.MaxAccounts)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return compile.User{}, fmt.Errorf("read /etc/passwd of the image: %w", err)
+	}
+	group, err := k.img.ReadFile("/etc/group", compile.MaxAccounts)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return compile.User{}, fmt.Errorf("read /etc/group of the image: %w", err)
+	}
+	c := k.c
+	u, err := compile.ResolveUser(c.cfg, k.in.Image, passwd, group)
+	if err != nil {
+		return u, err
+	}
+	c.user = &rt.LinuxContainerUser{Uid: int64(u.UID), Gid: int64(u.GID)}
+	for _, g := range u.Groups {
+		c.user.SupplementalGroups = append(c.user.SupplementalGroups, int64(g))
+	}
+	return u, nil
+}
+
+// seccompProfile reads the file a Localhost profile names (CRI SecurityProfile.localhost_ref, an absolute host path).
+func (k *creation) seccompProfile() ([]byte, error) {
+	path, err := compile.SeccompFile(k.c.cfg)
+	if err != nil || path == "" {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w: %w", fs.ErrInvalid, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() || st.Size() > maxProfile {
+		return nil, fmt.Errorf("seccomp profile %s is not a regular file of at most %d bytes: %w", path, maxProfile, fs.ErrInvalid)
+	}
+	b := make([]byte, st.Size())
+	n, err := f.ReadAt(b, 0)
+	if n < len(b) {
+		return nil, fmt.Errorf("read seccomp profile: %w", err)
+	}
+	return b, nil
+}
+
+// requestedDevices looks at the device nodes a request names; a directory stands for every device below it.
+func requestedDevices(devices []*rt.Device) ([][]compile.Device, error) {
+	var out [][]compile.Device
+	for _, d := range devices {
+		target := d.GetContainerPath()
+		if target == "" {
+			target = d.GetHostPath()
+		}
+		real, err := filepath.EvalSymlinks(d.GetHostPath())
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", short(d.GetHostPath()), err)
+		}
+		found := []compile.Device(nil)
+		if st, err := os.Stat(real); err == nil && st.IsDir() {
+			if found, err = host.DevicesUnder(real, target); err != nil {
+				return nil, fmt.Errorf("device directory %s: %w", real, err)
+			}
+		} else if one, ok := host.DeviceAt(real, target); ok {
+			found = append(found, one)
+		} else {
+			return nil, fmt.Errorf("%s is neither a device nor a directory of devices: %w", real, fs.ErrInvalid)
+		}
+		out = append(out, found)
+	}
+	return out, nil
+}
+
+// paths says where on the host everything of the container is.
+func (k *creation) paths() (compile.Paths, error) {
+	c, p := k.c, k.c.pod
+	cg, err := compile.CgroupsPath(p.rec.Parent, c.id, p.m.opt.SystemdCgroup)
+	if err != nil {
+		return compile.Paths{}, err
+	}
+	paths := compile.Paths{
+		Net: p.netns(), Resolv: filepath.Join(p.dir(), "resolv.conf"), Hostname: filepath.Join(p.dir(), "hostname"),
+		Hosts: filepath.Join(p.dir(), "hosts"), CgroupsPath: cg,
+		Lower: k.img.Layers, Upper: filepath.Join(c.dir(), "upper"), Work: filepath.Join(c.dir(), "work"),
+	}
+	opt := p.cfg.options()
+	if !p.cfg.hostNetwork() {
+		paths.UTS = filepath.Join(p.nsDir(), "uts")
+	}
+	if opt.GetIpc() != rt.NamespaceMode_NODE {
+		paths.IPC = filepath.Join(p.nsDir(), "ipc")
+		paths.Shm = "/proc/self/fd/3" // the first held descriptor, see spawn
+	}
+	if p.cfg.userNS() {
+		paths.User = filepath.Join(p.nsDir(), "user")
+	}
+	switch mode, target := compile.PIDMode(p.cfg.PodSandboxConfig, c.cfg); mode {
+	case rt.NamespaceMode_CONTAINER:
+		paths.PIDNew = true
+	case rt.NamespaceMode_TARGET:
+		if paths.PID, err = targetPID(p, target); err != nil {
+			return paths, err
+		}
+	case rt.NamespaceMode_POD:
+		paths.PID = filepath.Join(p.nsDir(), "pid")
+	}
+	return paths, nil
+}
+
+// targetPID finds the PID namespace of the container that a TARGET mode names: it must run in the same pod.
+func targetPID(p *Pod, id string) (string, error) {
+	t, err := p.m.Container(id)
+	if err != nil {
+		return "", fmt.Errorf("namespace target: %w", err)
+	}
+	if t.pod != p {
+		return "", fmt.Errorf("namespace target %s is of another pod: %w", short(id), fs.ErrInvalid)
+	}
+	if err := t.running(); err != nil {
+		return "", fmt.Errorf("namespace target: %w", err)
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", t.view.Load().pid), nil
+}
+
+// write puts the record and the bundle on disk, before anything they tell of is taken.
+func (k *creation) write(spec *specs.Spec) error {
+	c := k.c
+	if err := os.MkdirAll(c.dir(), 0o711); err != nil {
+		return err
+	}
+	if logs, path := c.pod.cfg.GetLogDirectory(), c.cfg.GetLogPath(); logs != "" && path != "" {
+		c.rec.LogPath = filepath.Join(logs, path)
+	}
+	c.rec.CgroupsPath = k.in.Paths.CgroupsPath
+	c.rec.User = encode(c.user)
+	c.rec.StopSignal = int(compile.StopSignal(c.cfg, k.in.Image))
+	c.rec.Resources = encode(c.cfg.GetLinux().GetResources())
+	if err := c.change(func(*containerRecord) {}); err != nil {
+		return err
+	}
+	c.show(func(v *containerView) { v.resources = c.cfg.GetLinux().GetResources() })
+	if err := overlay.Prepare(c.dir(), k.img.Layers[0]); err != nil {
+		return fmt.Errorf("prepare overlay: %w", err)
+	}
+	b, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode specification: %w", err)
+	}
+	return os.WriteFile(filepath.Join(c.dir(), "config.json"), b, 0o600)
+}
+
+// spawn is the order for the monitor: run the runtime's create with the container's pipes or terminal.
+func (k *creation) spawn() wire.Spawn {
+	c, p := k.c, k.c.pod
+	s := wire.Spawn{
+		ID: c.id, PidFile: footprint{c}.pidFile(), TTY: c.cfg.GetTty(), Log: c.rec.LogPath, LogMax: p.m.opt.LogLineMax,
+		Stdin: c.cfg.GetStdin(), StdinOnce: c.cfg.GetStdinOnce(), ExitFile: filepath.Join(c.dir(), "exit.json"),
+		Timeout: int64(runtimeTimeout / time.Millisecond), Env: runtimeEnv(),
+	}
+	if !p.cfg.hostIPC() {
+		s.Held = []string{"shm"}
+	}
+	if s.TTY {
+		// A name in the monitor's directory, where the runtime works too: the whole path may not fit into a socket's
+		// address.
+		s.ConsoleSocket = c.id[:12] + ".tty"
+	}
+	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, s.ConsoleSocket)
+	if !p.m.opt.SystemdCgroup {
+		s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
+	}
+	return s
+}
+
+func (f footprint) pidFile() string {
+	c := f.c
+	return filepath.Join(c.pod.state(), c.id+".pid")
+}
+
+// mountSources makes the host side of mounts exist: a missing host path is made a directory, as both other runtimes
+// do and users of hostPath volumes rely on. Anonymous volumes of the image get a directory of the container's own.
+func (k *creation) mountSources() error {
+	c := k.c
+	for _, m := range c.cfg.GetMounts() {
+		if m.GetImage().GetImage() != "" || m.GetHostPath() == "" {
+			continue
+		}
+		if _, err := os.Stat(m.GetHostPath()); errors.Is(err, fs.ErrNotExist) {
+			err = os.MkdirAll(m.GetHostPath(), 0o755)
+			if err != nil {
+				return fmt.Errorf("mount source %s: %w", short(m.GetHostPath()), err)
+			}
+		}
+	}
+	return nil
+}
+
+// runtimeEnv is the environment of a runtime's program: what it needs to find its own tools, and nothing of ours.
+func runtimeEnv() []string {
+	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	for _, kv := range os.Environ() {
+		if strings.HasPrefix(kv, "XDG_RUNTIME_DIR=") || strings.HasPrefix(kv, "DBUS_SESSION_BUS_ADDRESS=") {
+			env = append(env, kv)
+		}
+	}
+	return env
+}

@@ -1,0 +1,336 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/berth-runtime/berth/sandbox/operation"
+
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/oci/cgroup"
+	"github.com/berth-runtime/berth/sandbox/compile"
+	"github.com/berth-runtime/berth/sandbox/monitor/wire"
+)
+
+const (
+	startBudget  = 2 * time.Minute
+	removeBudget = 10 * time.Minute
+)
+
+// Start answers StartContainer: it returns once the command has been exec'ed. A command that can't be started leaves
+// the container exited with code 128 and reason StartError, which users and controllers know.
+func (c *Container) Start(ctx context.Context) error {
+	_, err := c.m.ops.Do(ctx, operation.Request{Key: "start container " + c.id, Budget: startBudget}, func(ctx context.Context, op *operation.Operation) (string, error) {
+		ctx, leave, err := c.pod.enter(ctx)
+		if err != nil {
+			return "", fmt.Errorf("start container %s: %w", short(c.id), err)
+		}
+		defer leave()
+		op.At("run " + c.pod.handler.Name + " start")
+		if err := start(ctx, c); err != nil {
+			return "", fmt.Errorf("start container %s: %w", short(c.id), stopped(ctx, err))
+		}
+		return c.id, nil
+	})
+	return err
+}
+
+func start(ctx context.Context, c *Container) error {
+	if c.view.Load().state() != rt.ContainerState_CONTAINER_CREATED {
+		return ErrNotCreated
+	}
+	if err := checkTarget(c); err != nil {
+		return err
+	}
+	// Written before the byte that lets the init go: after a crash in between, recovery asks the runtime.
+	if err := c.change(func(r *containerRecord) { r.StartingAt = time.Now().UnixNano() }); err != nil {
+		return err
+	}
+	err := c.pod.handler.Start(ctx, c.id)
+	if err != nil && errors.Is(context.Cause(ctx), ErrNotReady) {
+		return err // the pod is being stopped, which ends the container as well
+	}
+	if err != nil {
+		end := containerView{code: startFailed, reason: "StartError", message: err.Error()}
+		fail(c, end, func(r *containerRecord) { r.StartError = err.Error() })
+		return err
+	}
+	now := time.Now().UnixNano()
+	if err := c.change(func(r *containerRecord) { r.StartedAt = now }); err != nil {
+		c.m.opt.Log.Warn("container record not saved", "container", c.id, "err", err)
+	}
+	c.show(func(v *containerView) { v.startedAt = now; v.finishedAt = max(v.finishedAt, boundIf(v.ended, now)) })
+	c.pod.emit(rt.ContainerEventType_CONTAINER_STARTED_EVENT, c.id)
+	return nil
+}
+
+// boundIf is the earliest finish of a container that ended while its start was being noted.
+func boundIf(ended bool, now int64) int64 {
+	if ended {
+		return now
+	}
+	return 0
+}
+
+// checkTarget makes sure that the container whose PID namespace is shared still runs.
+func checkTarget(c *Container) error {
+	opt := c.cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if opt.GetPid() != rt.NamespaceMode_TARGET {
+		return nil
+	}
+	_, err := targetPID(c.pod, opt.GetTargetId())
+	return err
+}
+
+// Stop answers StopContainer: the stop signal, then after grace SIGKILL to everything in the container. It returns
+// when the container has ended. Of several calls at once the shortest grace wins, and the signal is sent once.
+func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
+	if c.view.Load().ended {
+		return nil
+	}
+	if grace > 0 {
+		if err := c.signalOnce(ctx); err != nil {
+			return fmt.Errorf("stop container %s: %w", short(c.id), err)
+		}
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-c.exit:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("stop container %s: waiting for its end after the stop signal: %w", short(c.id), ctx.Err())
+		case <-timer.C:
+		}
+	}
+	if err := c.kill(ctx); err != nil {
+		return fmt.Errorf("stop container %s: %w", short(c.id), err)
+	}
+	return nil
+}
+
+// signalOnce sends the stop signal to the container's init unless that was done before. A container that is not
+// started yet has nothing that could handle a signal: it is killed by the caller in the end, so ask for that at once.
+func (c *Container) signalOnce(ctx context.Context) error {
+	c.mu.Lock()
+	sent := c.signaled
+	c.signaled = true
+	c.mu.Unlock()
+	if sent {
+		return nil
+	}
+	if c.view.Load().startedAt == 0 {
+		return c.kill(ctx)
+	}
+	mon, err := c.pod.sup.get()
+	if err != nil {
+		return err
+	}
+	if g, err := (footprint{c}).cgroup(); err == nil {
+		// A frozen container would never see the signal.
+		if frozen, err := g.Frozen(); err == nil && frozen {
+			g.Thaw()
+		}
+	}
+	err = mon.Signal(ctx, c.id, syscall.Signal(c.rec.StopSignal))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return nil // it ended by itself: the wait sees it
+	}
+	if err != nil {
+		c.mu.Lock()
+		c.signaled = false // the next call tries again
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// kill ends everything in the container and waits until it is gone or ctx ends.
+func (c *Container) kill(ctx context.Context) error {
+	if err := (footprint{c}).killGroup(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-c.exit:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for its end after SIGKILL: %w", ctx.Err())
+	}
+}
+
+// footprint is what a container has in the kernel and with its runtime: cgroup, processes, state.
+type footprint struct{ c *Container }
+
+// killGroup kills by cgroup, which reaches every process also where the PID namespace is shared, and the init by its
+// parent in case it left the cgroup.
+func (f footprint) killGroup(ctx context.Context) error {
+	c := f.c
+	g, err := f.cgroup()
+	if err == nil {
+		err = g.Kill(ctx)
+	}
+	if mon, merr := c.pod.sup.get(); merr == nil {
+		if kerr := mon.Signal(ctx, c.id, syscall.SIGKILL); kerr == nil || errors.Is(kerr, fs.ErrNotExist) || errors.Is(kerr, syscall.ESRCH) {
+			return nil
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("kill cgroup %s: %w", c.rec.CgroupsPath, err)
+	}
+	return nil
+}
+
+// cgroup opens the container's cgroup, once.
+func (f footprint) cgroup() (*cgroup.Group, error) {
+	c := f.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.group != nil {
+		return c.group, nil
+	}
+	g, err := cgroup.Open(c.rec.CgroupsPath)
+	if err != nil {
+		return nil, err
+	}
+	c.group = g
+	return g, nil
+}
+
+// release gives back what only a living container needs: its cgroup and the runtime's state. It runs in the
+// background; Remove does the same again, and what is gone already is no error.
+func (f footprint) release() {
+	c := f.c
+	c.m.bg.Add(1)
+	// ends when its budget is used up at the latest.
+	go func() {
+		defer c.m.bg.Done()
+		ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
+		defer cancel()
+		if err := f.giveBack(ctx); err != nil && c.m.life.Err() == nil {
+			c.m.opt.Log.Warn("ended container keeps resources until it is removed", "container", c.id, "err", err)
+		}
+	}()
+}
+
+// giveBack removes the runtime's state and the cgroup of an ended container. Idempotent. Who comes while it is being
+// done joins: a runtime that is told to delete a container twice at once fails one of them.
+func (f footprint) giveBack(ctx context.Context) error {
+	req := operation.Request{Key: "give back container " + f.c.id, Budget: clearBudget}
+	_, err := f.c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
+		op.At("run " + f.c.pod.handler.Name + " delete")
+		return "", f.giveBackNow(ctx)
+	})
+	return err
+}
+
+func (f footprint) giveBackNow(ctx context.Context) error {
+	c := f.c
+	g, err := f.cgroup()
+	switch {
+	case err == nil:
+		if err := g.Kill(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("kill cgroup: %w", err)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := c.pod.handler.Delete(ctx, c.id); err != nil {
+		return fmt.Errorf("%s delete: %w", c.pod.handler.Name, err)
+	}
+	if g != nil {
+		if err := g.Remove(ctx); err != nil {
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
+		g.Close()
+	}
+	err = os.Remove(f.pidFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return err
+}
+
+// Remove answers RemoveContainer: a running container is killed first. Logs stay.
+func (c *Container) Remove(ctx context.Context) error {
+	_, err := c.m.ops.Do(ctx, operation.Request{Key: "remove container " + c.id, Budget: removeBudget}, func(ctx context.Context, op *operation.Operation) (string, error) {
+		op.At("kill")
+		if err := c.kill(ctx); err != nil && !c.view.Load().ended {
+			return "", fmt.Errorf("remove container %s: %w", short(c.id), err)
+		}
+		op.At("clear")
+		if err := (footprint{c}).clear(ctx); err != nil {
+			return "", fmt.Errorf("remove container %s: %w", short(c.id), err)
+		}
+		c.pod.emit(rt.ContainerEventType_CONTAINER_DELETED_EVENT, c.id)
+		c.m.update(func(x *index) { x.dropContainer(c) })
+		return c.id, nil
+	})
+	return err
+}
+
+// clear gives back everything the container has, from whatever state it is in. Idempotent.
+func (f footprint) clear(ctx context.Context) error {
+	c := f.c
+	if c.rec.CgroupsPath != "" {
+		if err := f.killGroup(ctx); err != nil {
+			return err
+		}
+		if err := f.giveBack(ctx); err != nil {
+			return err
+		}
+	}
+	if err := removeAll(c.dir()); err != nil {
+		return err
+	}
+	return c.m.opt.Images.Release(c.id)
+}
+
+// catchUp takes notice of an exit that was reported before anybody knew the container.
+func (c *Container) catchUp(context.Context) {
+	var e wire.Exit
+	if load(filepath.Join(c.dir(), "exit.json"), &e) == nil {
+		c.ended(e)
+	}
+}
+
+// ReopenLog answers ReopenContainerLog: when it returns the file at the log path exists and takes all further lines.
+func (c *Container) ReopenLog(ctx context.Context) error {
+	if err := c.running(); err != nil {
+		return fmt.Errorf("reopen log: %w", err)
+	}
+	mon, err := c.pod.sup.get()
+	if err != nil {
+		return fmt.Errorf("reopen log: %w", err)
+	}
+	if err := mon.ReopenLog(ctx, c.id); err != nil {
+		return fmt.Errorf("reopen log of container %s: %w", short(c.id), err)
+	}
+	return nil
+}
+
+// Update answers UpdateContainerResources: fields that are not set stay as they are, and a value that the kernel
+// refuses leaves all of them as they were.
+func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) error {
+	v := c.view.Load()
+	if v.ended {
+		return fmt.Errorf("update container %s: %w", short(c.id), ErrNotRunning)
+	}
+	if r == nil {
+		return nil
+	}
+	merged := compile.MergeResources(v.resources, r)
+	res, err := compile.Resources(merged, c.m.host.Compile)
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", short(c.id), err)
+	}
+	if err := c.pod.handler.Update(ctx, c.id, res); err != nil {
+		return fmt.Errorf("update container %s: %w", short(c.id), err)
+	}
+	c.show(func(v *containerView) { v.resources = merged })
+	return c.change(func(rec *containerRecord) { rec.Resources = encode(merged) })
+}

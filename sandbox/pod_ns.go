@@ -1,0 +1,107 @@
+package sandbox
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/sandbox/compile"
+	"github.com/berth-runtime/berth/sandbox/monitor"
+	"github.com/berth-runtime/berth/sandbox/monitor/wire"
+	"github.com/berth-runtime/berth/sandbox/ns"
+)
+
+// holderID is the monitor's name for the process that makes the pod's namespaces.
+const holderID = "holder"
+
+// holderTime bounds the wait for the holder: it only makes system calls of its own.
+const holderTime = 20 * time.Second
+
+// namespaces says which namespaces the pod has of its own (CRI NamespaceOption).
+func (c podConfig) namespaces(host string) (ns.Spec, error) {
+	sysctls, err := compile.Sysctls(c.PodSandboxConfig, compile.DefaultSysctls())
+	if err != nil {
+		return ns.Spec{}, err
+	}
+	s := ns.Spec{
+		Net: !c.hostNetwork(), UTS: !c.hostNetwork(), IPC: !c.hostIPC(), Sysctls: sysctls,
+		User: c.userNS(), PID: c.options().GetPid() == rt.NamespaceMode_POD,
+	}
+	s.Stay = s.PID
+	if s.UTS {
+		s.Hostname = c.hostname(host)
+	}
+	if s.User {
+		o := c.options().GetUsernsOptions()
+		s.UIDMap, s.GIDMap = idMaps(o.GetUids()), idMaps(o.GetGids())
+	}
+	return s, nil
+}
+
+func idMaps(maps []*rt.IDMapping) []ns.IDMap {
+	var out []ns.IDMap
+	for _, m := range maps {
+		out = append(out, ns.IDMap{ContainerID: m.GetContainerId(), HostID: m.GetHostId(), Size: m.GetLength()})
+	}
+	return out
+}
+
+// makeNamespaces has the monitor clone a holder, which furnishes the namespaces from inside; they are pinned and the
+// holder is let go. Where the pod shares a PID namespace it stays, as that namespace's init.
+func (b building) makeNamespaces(ctx context.Context, mon *monitor.Monitor) error {
+	p := b.p
+	spec, err := p.cfg.namespaces(p.m.host.Compile.Hostname)
+	if err != nil {
+		return err
+	}
+	if len(spec.Kinds()) == 0 {
+		return nil
+	}
+	child, err := spec.Spawn("")
+	if err != nil {
+		return err
+	}
+	inR, inW, err := pipe(false)
+	if err != nil {
+		return err
+	}
+	defer inW.Close() // lets the holder go
+	defer inR.Close()
+	outR, outW, err := pipe(true)
+	if err != nil {
+		return err
+	}
+	defer outR.Close()
+	defer outW.Close()
+	res, _, err := mon.Run(ctx, wire.Spawn{
+		ID: holderID, Path: child.Path, Argv: child.Argv, Env: child.Env, PassIO: true, Clone: child.Clone,
+		UIDMap: wireMaps(child.UIDMap), GIDMap: wireMaps(child.GIDMap),
+	}, []*os.File{inR, outW, outW})
+	outW.Close()
+	if err != nil {
+		return fmt.Errorf("start holder: %w", err)
+	}
+	outR.SetReadDeadline(time.Now().Add(holderTime))
+	line, err := bufio.NewReader(outR).ReadString('\n')
+	if line != "ok\n" {
+		if text := strings.TrimSpace(line); text != "" {
+			return fmt.Errorf("holder: %s", text)
+		}
+		return fmt.Errorf("holder: %w", err)
+	}
+	_, err = ns.Pin(res.Pid, spec.Kinds(), p.nsDir(), p.m.netnsPath(p.id))
+	return err
+}
+
+func wireMaps(maps []ns.IDMap) []wire.IDMap {
+	var out []wire.IDMap
+	for _, m := range maps {
+		out = append(out, wire.IDMap(m))
+	}
+	return out
+}

@@ -1,0 +1,332 @@
+// Package harness gives tests a real daemon and a real client. One node serves all tests of a package: a registry of
+// test images, and Berth on a root and state directory of its own, on a tmpfs, with its built-in network. The client
+// is kubelet's (k8s.io/cri-client).
+//
+// A test package has
+//
+//	func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+//
+// and each test begins with harness.Get(t), which also compares the machine before and after the test: tests run one
+// after another, and each must leave nothing behind.
+//
+// With BERTH_E2E_ENDPOINT=unix://... (and BERTH_E2E_LOGS, a directory for logs) the tests speak to a daemon that is
+// already there, of whatever make: what fails there as well is the test's fault. hack/e2e.sh --peer containerd does that.
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	criapi "k8s.io/cri-api/pkg/apis"
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+	remote "k8s.io/cri-client/pkg"
+
+	"github.com/berth-runtime/berth/test/e2e/leak"
+)
+
+// Node is the daemon under test and what speaks to it.
+type Node struct {
+	Endpoint    string
+	Dir         string // all below is on one tmpfs
+	Root, State string // empty for a daemon that is not ours
+	Runtime     criapi.RuntimeService
+	Images      criapi.ImageManagerService
+	Raw         rt.RuntimeServiceClient // for requests that the client would not send
+	RawImages   rt.ImageServiceClient
+
+	top      string
+	registry *exec.Cmd
+	daemon   *exec.Cmd
+	conn     *grpc.ClientConn
+}
+
+// the is the node of this test binary; nil with a reason when there is none.
+var (
+	the    *Node
+	reason string
+)
+
+// Main runs the tests of a package with a node. It enters namespaces of its own first, so that plain "go test" is enough.
+func Main(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		reason = "needs root: pods are made for real"
+		return m.Run()
+	}
+	top, err := filepath.Abs("../..")
+	for ; err == nil && !exists(filepath.Join(top, "hack/testns.sh")); top = filepath.Dir(top) {
+		if top == "/" {
+			err = fmt.Errorf("hack/testns.sh: %w", os.ErrNotExist)
+		}
+	}
+	if err != nil {
+		return complain(err)
+	}
+	if os.Getenv("BERTH_IN_TESTNS") == "" {
+		return complain(syscall.Exec(filepath.Join(top, "hack/testns.sh"), append([]string{"testns.sh"}, os.Args...), os.Environ()))
+	}
+	n, err := start(top)
+	if n != nil {
+		defer n.stop()
+	}
+	if err != nil {
+		return complain(err)
+	}
+	the = n
+	all := leak.Options{Cgroup: cgroupParent(n.Dir)}
+	before, err := leak.Take(all)
+	if err != nil {
+		return complain(err)
+	}
+	code := m.Run()
+	left, err := leak.Settle(before, all, 5*time.Second)
+	if err != nil || len(left) > 0 {
+		fmt.Fprintf(os.Stderr, "left behind by all tests together: %v\n    %s\n", err, strings.Join(left, "\n    "))
+		return 1
+	}
+	return code
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, "e2e:", err)
+	return 1
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// Get returns the node, and makes the end of the test compare the machine with its beginning.
+func Get(t *testing.T) *Node {
+	t.Helper()
+	if the == nil {
+		t.Skip(reason)
+	}
+	before, err := leak.Take(the.owned())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		left, err := leak.Settle(before, the.owned(), 5*time.Second)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, l := range left {
+			t.Errorf("left behind: %s", l)
+		}
+		if t.Failed() && the.daemon != nil {
+			t.Logf("daemon's log:\n%s", tail(filepath.Join(the.Dir, "daemon.log"), 40))
+		}
+	})
+	return the
+}
+
+func (n *Node) owned() leak.Options {
+	if n.Root == "" {
+		return leak.Options{Cgroup: cgroupParent(n.Dir)}
+	}
+	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"), filepath.Join(n.Root, "layers")}}
+}
+
+// Foreign tells that the daemon is not ours to kill, and skips tests that would.
+func (n *Node) Foreign(t *testing.T) {
+	t.Helper()
+	if n.daemon == nil {
+		t.Skip("the daemon was started by somebody else")
+	}
+}
+
+func start(top string) (*Node, error) {
+	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS")}
+	if n.Endpoint != "" {
+		if err := n.connect(); err != nil {
+			return n, err
+		}
+		return n, n.warm()
+	}
+	dir, err := os.MkdirTemp("", "berth-e2e-")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("berth-e2e", dir, "tmpfs", 0, "mode=755"); err != nil {
+		return nil, fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+	}
+	n.Dir, n.Root, n.State = dir, filepath.Join(dir, "root"), filepath.Join(dir, "state")
+	n.Endpoint = "unix://" + filepath.Join(n.State, "berth.sock")
+	for _, d := range []string{n.Root, n.State, filepath.Join(dir, "certs.d"), filepath.Join(dir, "cni")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return n, err
+		}
+	}
+	// The machine's own configuration does not count.
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), nil, 0o644); err != nil {
+		return n, err
+	}
+	if err := n.serveImages(); err != nil {
+		return n, err
+	}
+	if err := n.Launch(); err != nil {
+		return n, err
+	}
+	return n, n.warm()
+}
+
+func (n *Node) cache() string {
+	if c := os.Getenv("BERTH_CACHE"); c != "" {
+		return c
+	}
+	return filepath.Join(n.top, ".cache")
+}
+
+func (n *Node) serveImages() error {
+	at := filepath.Join(n.Dir, "registry")
+	n.registry = exec.Command(filepath.Join(n.cache(), "bin/images"), "serve", "--cache", filepath.Join(n.cache(), "images"),
+		"--dir", filepath.Join(n.Dir, "certs.d"), "--addr-file", at)
+	n.registry.Stderr = os.Stderr
+	if err := n.registry.Start(); err != nil {
+		return fmt.Errorf("images serve (hack/images.sh builds it): %w", err)
+	}
+	return poll("the registry", func() error { _, err := os.Stat(at); return err })
+}
+
+// Launch starts the daemon and connects to it. It is there again after Kill.
+func (n *Node) Launch() error {
+	log, err := os.OpenFile(filepath.Join(n.Dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
+		"--cni-conf-dir", filepath.Join(n.Dir, "cni"), "--cni-bin-dir", filepath.Join(n.cache(), "cni"),
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network")
+	n.daemon.Stdout, n.daemon.Stderr = log, log
+	if err := n.daemon.Start(); err != nil {
+		return fmt.Errorf("berth serve (make build builds it): %w", err)
+	}
+	if err := n.connect(); err != nil {
+		return fmt.Errorf("%w\n%s", err, tail(log.Name(), 20))
+	}
+	return nil
+}
+
+// Kill ends the daemon with the signal and waits for its end. Pods stay.
+func (n *Node) Kill(sig syscall.Signal) error {
+	n.disconnect()
+	if err := n.daemon.Process.Signal(sig); err != nil {
+		return err
+	}
+	n.daemon.Wait() // its status is that of the signal
+	return nil
+}
+
+func (n *Node) connect() error {
+	ctx := context.Background()
+	var err error
+	if n.conn, err = grpc.NewClient(n.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20))); err != nil {
+		return err
+	}
+	n.Raw, n.RawImages = rt.NewRuntimeServiceClient(n.conn), rt.NewImageServiceClient(n.conn)
+	if err := poll("the daemon", func() error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		_, err := n.Raw.Version(ctx, &rt.VersionRequest{})
+		return err
+	}); err != nil {
+		return err
+	}
+	if n.Runtime, err = remote.NewRemoteRuntimeServiceBuilder().WithEndpoint(n.Endpoint).WithConnectionTimeout(time.Minute).Build(ctx); err != nil {
+		return err
+	}
+	n.Images, err = remote.NewRemoteImageServiceBuilder().WithEndpoint(n.Endpoint).WithConnectionTimeout(time.Minute).Build(ctx)
+	return err
+}
+
+func (n *Node) disconnect() {
+	ctx := context.Background()
+	if n.Runtime != nil {
+		n.Runtime.Close(ctx)
+		n.Images.Close(ctx)
+	}
+	if n.conn != nil {
+		n.conn.Close()
+	}
+}
+
+// warm runs one pod with a host port, so that what is made once per node (the bridge, tables and chains) is there before
+// anything is compared.
+func (n *Node) warm() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cfg := PodConfig("warm", n.Dir)
+	cfg.PortMappings = []*rt.PortMapping{{ContainerPort: 80, HostPort: 28079}}
+	id, err := n.Runtime.RunPodSandbox(ctx, cfg, "")
+	if err != nil {
+		return fmt.Errorf("first pod: %w\n%s", err, tail(filepath.Join(n.Dir, "daemon.log"), 20))
+	}
+	if err := n.Runtime.StopPodSandbox(ctx, id); err != nil {
+		return err
+	}
+	return n.Runtime.RemovePodSandbox(ctx, id)
+}
+
+func (n *Node) stop() {
+	if n.daemon != nil {
+		n.Kill(syscall.SIGTERM)
+	}
+	if n.registry != nil {
+		n.registry.Process.Kill()
+		n.registry.Wait()
+	}
+	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupParent(n.Dir))
+	for _, h := range append(hierarchies, "/sys/fs/cgroup"+cgroupParent(n.Dir)) {
+		os.Remove(h)
+		os.Remove(filepath.Dir(h))
+	}
+	if n.Root != "" {
+		unix.Unmount(n.Dir, unix.MNT_DETACH)
+		os.Remove(n.Dir)
+	}
+}
+
+func poll(what string, try func() error) error {
+	var err error
+	for range 300 {
+		if err = try(); err == nil {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("wait for %s: %w", what, err)
+}
+
+func tail(name string, lines int) string {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err.Error()
+	}
+	l := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(l[max(0, len(l)-lines):], "\n")
+}
+
+// Second starts another daemon on the same directories and returns what it said before it gave up.
+func (n *Node) Second(within time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	args := append([]string{}, n.daemon.Args[1:]...)
+	out, err := exec.CommandContext(ctx, n.daemon.Path, args...).CombinedOutput()
+	if ctx.Err() != nil {
+		return string(out), nil
+	}
+	return string(out), err
+}
