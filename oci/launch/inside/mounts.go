@@ -114,7 +114,7 @@ func (b *box) mount(s *program.Step) error {
 	}
 	kind := magic(fd)
 	if kind == unix.PROC_SUPER_MAGIC || kind == unix.SYSFS_MAGIC {
-		if link, err := b.root.open(s.Path, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_NO_SYMLINKS); err == nil {
+		if link, err := b.root.open(s.Path, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS); err == nil {
 			unix.Close(link)
 		} else if err == unix.ELOOP {
 			return fmt.Errorf("target is a symbolic link: %w", err)

@@ -51,7 +51,6 @@ func (c *Config) check() error {
 	}{
 		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"},
 		{c.Linux.IntelRdt != nil, "linux.intelRdt"}, {len(c.Linux.NetDevices) > 0, "linux.netDevices"},
-		{c.Linux.MountLabel != "", "linux.mountLabel"},
 	} {
 		if refused.set {
 			return unsupported(refused.name)
