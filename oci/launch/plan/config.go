@@ -50,7 +50,7 @@ func (c *Config) check() error {
 		name string
 	}{
 		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"},
-		{c.Linux.IntelRdt != nil, "linux.intelRdt"},
+		{c.Linux.IntelRdt != nil, "linux.intelRdt"}, {len(c.Linux.NetDevices) > 0, "linux.netDevices"},
 	} {
 		if refused.set {
 			return unsupported(refused.name)
@@ -58,6 +58,12 @@ func (c *Config) check() error {
 	}
 	if err := checkProcess(c.Process); err != nil {
 		return err
+	}
+	if p := c.Linux.RootfsPropagation; p != "" && propagationWord(p) == 0 {
+		return invalid("linux.rootfsPropagation %q: not known", p)
+	}
+	if p := c.Linux.MemoryPolicy; p != nil && index(memModes[:], string(p.Mode)) < 0 {
+		return invalid("linux.memoryPolicy.mode %q: not known", p.Mode)
 	}
 	for i, m := range c.Mounts {
 		if !strings.HasPrefix(m.Destination, "/") || strings.ContainsRune(m.Destination, 0) {
