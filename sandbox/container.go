@@ -38,7 +38,6 @@ type Container struct {
 	rec      containerRecord
 	group    *cgroup.Group
 	signaled bool // the stop signal was sent
-	execs    int  // number of the last exec
 	usage    writable
 	lastCPU  cpuSample
 }
