@@ -41,7 +41,6 @@ type Container struct {
 	signaled bool       // the stop signal was sent
 	starting bool       // the runtime is asked to start it
 	early    *wire.Exit // reported meanwhile
-	execs    int        // number of the last exec
 	usage    writable
 	lastCPU  cpuSample
 }

@@ -49,6 +49,7 @@ func start(ctx context.Context, c *Container) error {
 	if err := checkTarget(c); err != nil {
 		return err
 	}
+	again := c.rec.StartingAt != 0
 	// Written before the byte that lets the init go: after a crash in between, recovery asks the runtime.
 	if err := c.change(func(r *containerRecord) { r.StartingAt = time.Now().UnixNano() }); err != nil {
 		return err
@@ -62,6 +63,9 @@ func start(ctx context.Context, c *Container) error {
 	err := c.pod.handler.Start(ctx, c.id)
 	if err != nil && errors.Is(context.Cause(ctx), ErrNotReady) {
 		return err // the pod is being stopped, which ends the container as well
+	}
+	if err != nil && again && runs(c) {
+		err = nil // an earlier daemon's start, which outlived it, was faster
 	}
 	if err != nil {
 		end := containerView{code: startFailed, reason: "StartError", message: err.Error()}
@@ -84,6 +88,14 @@ func (c *Container) setStarting(on bool) *wire.Exit {
 	e := c.early
 	c.starting, c.early = on, nil
 	return e
+}
+
+// runs asks the runtime whether the container runs.
+func runs(c *Container) bool {
+	ctx, cancel := context.WithTimeout(c.m.life, connectBudget)
+	defer cancel()
+	st, err := c.pod.handler.State(ctx, c.id)
+	return err == nil && st.Status == "running"
 }
 
 // checkTarget makes sure that the container whose PID namespace is shared still runs.
