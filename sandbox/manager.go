@@ -51,16 +51,17 @@ type Options struct {
 
 // Manager owns the pods and containers of one daemon.
 type Manager struct {
-	opt    Options
-	host   host.Facts
-	boot   string
-	index  atomic.Pointer[index]
-	mu     sync.Mutex // guards replacing index
-	ops    operation.Set
-	events event.Broadcaster
-	stop   context.CancelFunc
-	life   context.Context
-	bg     sync.WaitGroup
+	opt     Options
+	host    host.Facts
+	boot    string
+	index   atomic.Pointer[index]
+	mu      sync.Mutex // guards replacing index
+	ops     operation.Set
+	events  event.Broadcaster
+	scraped atomic.Int64 // when metrics were last asked for, ns
+	stop    context.CancelFunc
+	life    context.Context
+	bg      sync.WaitGroup
 }
 
 // index is an immutable view of all objects. Lists keep the order of creation.
