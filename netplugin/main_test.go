@@ -28,19 +28,30 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(m.Run())
 	}
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
-	c.Env = append(os.Environ(), insideEnv+"=1")
-	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := c.Run()
-	if c.ProcessState == nil {
-		fmt.Fprintln(os.Stderr, "namespaces for the tests:", err)
-		os.Exit(1)
-	}
-	os.Exit(c.ProcessState.ExitCode())
+	os.Exit(again())
 }
 
-// furnish makes the namespaces usable: private mounts, an own /sys of this network, empty directories for plugins' state, lo up.
+// again runs this program in the namespaces, with a directory for its temporary files, and returns its exit code.
+func again() int {
+	tmp, err := os.MkdirTemp("", "netplugin")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(tmp)
+	c := exec.Command("/proc/self/exe", os.Args[1:]...)
+	c.Env = append(os.Environ(), insideEnv+"=1", "TMPDIR="+tmp)
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err = c.Run()
+	if c.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, "namespaces for the tests:", err)
+		return 1
+	}
+	return c.ProcessState.ExitCode()
+}
+
+// furnish makes the namespaces usable: private mounts, empty directories for plugins' state, lo up.
 func furnish() {
 	must := func(err error) {
 		if err != nil {

@@ -1,87 +1,234 @@
-// Package oci knows runtime handlers: the command line of an OCI runtime and how to read its answers.
+// Package oci speaks to OCI runtimes: berth-oci, runc, crun, youki, runsc and whatever else has runc's command line.
 //
-// Temporary.
+// A Handler is one configured runtime. The daemon never creates containers itself: it builds an argv here and has the
+// pod's monitor execute it, so that the monitor is the parent of what comes out of it. Short operations that need no
+// parent (kill, update, features, state) the handler runs itself.
 //
-// a
-// b
+//	create, exec      argv for the monitor        every runtime
+//	start, delete     in this process             the native runtime: one byte to a socket; kill and rmdir by cgroup
+//	                  by running the program      any other
+//
+// Every answer is the runtime's word only; what a container's state is, is decided from exit files (package sandbox).
 package oci
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/berth-runtime/berth/oci/launch/state"
 )
 
+// Handler is a runtime as configured. The zero value of all but Name and Path is fine.
 type Handler struct {
-	Name, Path, Root      string
-	Native, SystemdCgroup bool
-	Args                  []string
+	Name          string   // as in RuntimeClass
+	Path          string   // of the program
+	Root          string   // the runtime's --root; "": its own default
+	Native        bool     // it is berth-oci: its state directory is ours to read
+	SystemdCgroup bool     // cgroupsPath is slice:prefix:name
+	Args          []string // more global arguments
 }
-type ExecArgs struct{ ID, Process, PidFile, ConsoleSocket, Cgroup string }
 
-func (h Handler) base() []string {
-	a := []string{h.Path, "--root", h.Root}
-	return append(a, h.Args...)
+// ExecArgs describe a process to run in a container.
+type ExecArgs struct {
+	ID            string
+	Process       string // path of process.json; may be /proc/self/fd/N
+	PidFile       string
+	ConsoleSocket string // "": no terminal
+	Cgroup        string // "[controller:]name" below the container's own; "": none
 }
-func (h Handler) CreateArgv(id, bundle, pidFile, console string) []string {
-	a := append(h.base(), "create", "--bundle", bundle, "--pid-file", pidFile)
-	if console != "" {
-		a = append(a, "--console-socket", console)
+
+// global are the arguments before the command.
+func (h Handler) global() []string {
+	argv := []string{h.Path}
+	if h.Root != "" {
+		argv = append(argv, "--root", h.Root)
 	}
-	return append(a, id)
+	if h.SystemdCgroup {
+		argv = append(argv, "--systemd-cgroup")
+	}
+	return append(argv, h.Args...)
 }
+
+// CreateArgv is the command that creates a container. Its standard streams become the container's.
+func (h Handler) CreateArgv(id, bundle, pidFile, consoleSocket string) []string {
+	argv := append(h.global(), "create", "--bundle", bundle, "--pid-file", pidFile)
+	if consoleSocket != "" {
+		argv = append(argv, "--console-socket", consoleSocket)
+	}
+	return append(argv, id)
+}
+
+// ExecArgv is the command that runs a process in a container and returns when it has been executed.
 func (h Handler) ExecArgv(x ExecArgs) []string {
-	a := append(h.base(), "exec", "--detach", "--process", x.Process, "--pid-file", x.PidFile)
+	argv := append(h.global(), "exec", "--detach", "--process", x.Process, "--pid-file", x.PidFile)
 	if x.ConsoleSocket != "" {
-		a = append(a, "--console-socket", x.ConsoleSocket)
+		argv = append(argv, "--console-socket", x.ConsoleSocket)
 	}
 	if x.Cgroup != "" {
-		a = append(a, "--cgroup", x.Cgroup)
+		argv = append(argv, "--cgroup", x.Cgroup)
 	}
-	return append(a, x.ID)
+	return append(argv, x.ID)
 }
-func (h Handler) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
-	argv := append(h.base(), args...)
-	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	var out, e bytes.Buffer
-	c.Stdout, c.Stderr = &out, &e
-	c.Stdin = bytes.NewReader(stdin)
-	if err := c.Run(); err != nil {
-		return nil, fmt.Errorf("%s %s: %w: %s", h.Name, args[0], err, strings.TrimSpace(e.String()))
-	}
-	return out.Bytes(), nil
-}
+
+// Start executes the program of a created container. An error tells why it could not be executed.
 func (h Handler) Start(ctx context.Context, id string) error {
-	_, err := h.run(ctx, nil, "start", id)
-	return err
+	if !h.Native {
+		_, err := h.run(ctx, nil, "start", id)
+		return err
+	}
+	d, err := state.Open(h.Root, id)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	s, err := d.Read()
+	if err != nil {
+		return err
+	}
+	if len(s.Poststart) > 0 {
+		_, err := h.run(ctx, nil, "start", id)
+		return err
+	}
+	deadline, _ := ctx.Deadline()
+	if err := d.Start(deadline); err != nil {
+		return fmt.Errorf("start %s: %w", id, err)
+	}
+	return nil
 }
+
+// Delete kills what is left of a container and removes it. Idempotent.
 func (h Handler) Delete(ctx context.Context, id string) error {
-	if _, err := os.Stat(filepath.Join(h.Root, id)); err != nil {
-		return nil
+	if h.Native {
+		return h.deleteNative(ctx, id)
 	}
 	_, err := h.run(ctx, nil, "delete", "--force", id)
-	return err
-}
-func (h Handler) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
-	b, _ := json.Marshal(r)
-	_, err := h.run(ctx, b, "update", "--resources", "-", id)
-	return err
-}
-func (h Handler) Kill(ctx context.Context, id string, sig syscall.Signal, all bool) error { return nil }
-func (h Handler) Features(ctx context.Context) (f features.Features, err error)           { return }
-func (h Handler) State(ctx context.Context, id string) (s specs.State, err error) {
-	b, err := h.run(ctx, nil, "state", id)
-	if err == nil {
-		err = json.Unmarshal(b, &s)
+	if err != nil && gone(err) {
+		return nil
 	}
-	return
+	return err
+}
+
+func (h Handler) deleteNative(ctx context.Context, id string) error {
+	d, err := state.Open(h.Root, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	s, err := d.Read()
+	if err != nil {
+		return err
+	}
+	if len(s.Poststop) > 0 {
+		_, err := h.run(ctx, nil, "delete", "--force", id)
+		return err
+	}
+	if err := s.End(ctx); err != nil {
+		return fmt.Errorf("delete %s: %w", id, err)
+	}
+	return d.Remove()
+}
+
+// gone recognises the ways runtimes say that there is no such container; they have no class for it.
+func gone(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "does not exist") || strings.Contains(text, "no such file or directory")
+}
+
+// Kill sends a signal to the container's process, or with all to every process in it.
+func (h Handler) Kill(ctx context.Context, id string, sig syscall.Signal, all bool) error {
+	args := []string{"kill"}
+	if all {
+		args = append(args, "--all")
+	}
+	_, err := h.run(ctx, nil, append(args, id, strconv.Itoa(int(sig)))...)
+	return err
+}
+
+// Update changes the limits of a container.
+func (h Handler) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
+	doc, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = h.run(ctx, doc, "update", "--resources", "-", id)
+	return err
+}
+
+// Features asks what the runtime can do; errors.ErrUnsupported when it does not know the question.
+func (h Handler) Features(ctx context.Context) (features.Features, error) {
+	var f features.Features
+	out, err := h.run(ctx, nil, "features")
+	if err != nil {
+		return f, fmt.Errorf("%w: %w", err, errors.ErrUnsupported)
+	}
+	if err := json.Unmarshal(out, &f); err != nil {
+		return f, fmt.Errorf("%s features: %w", h.Name, err)
+	}
+	return f, nil
+}
+
+// State is the runtime's view of a container; fs.ErrNotExist when it knows none of that id.
+func (h Handler) State(ctx context.Context, id string) (specs.State, error) {
+	var s specs.State
+	out, err := h.run(ctx, nil, "state", id)
+	if err != nil {
+		if gone(err) {
+			err = fmt.Errorf("%w: %w", err, fs.ErrNotExist)
+		}
+		return s, err
+	}
+	if err := json.Unmarshal(out, &s); err != nil {
+		return s, fmt.Errorf("%s state %s: %w", h.Name, id, err)
+	}
+	return s, nil
+}
+
+// run executes the runtime and returns its standard output. The last line on its standard error is the error's text.
+func (h Handler) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
+	argv := append(h.global(), args...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.WaitDelay = time.Second
+	var out, said bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &said
+	err := cmd.Run()
+	if err == nil {
+		return out.Bytes(), nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return nil, fmt.Errorf("%s %s: %w%s", h.Name, args[0], err, lastLine(said.String()))
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return ""
+	}
+	return ": " + s[strings.LastIndexByte(s, '\n')+1:]
+}
+
+// Find looks for a runtime's program: an absolute path, or a name in PATH.
+func Find(program string) (string, error) {
+	if strings.HasPrefix(program, "/") {
+		_, err := os.Stat(program)
+		return program, err
+	}
+	return exec.LookPath(program)
 }

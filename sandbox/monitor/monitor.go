@@ -225,8 +225,8 @@ func SetSize(master *os.File, cols, rows uint16) error {
 
 // AttachIO connects a client to a process that was run without PassIO: the output from now on goes to stdout and stderr, what
 // comes from stdin goes to the process if it has a standard input. nil is what is not wanted. They should be pipes, whose
-// ends given here the caller closes after the call; the monitor closes its copies when the process has ended, which is the
-// client's end of file, and also when the client is more than a pipe of 1 MiB behind.
+// ends given here the caller closes after the call; the monitor closes its copies when the process is dead and all was sent,
+// which is the client's end of file, and also when the client is more than a full pipe and 16 MiB behind.
 func (m *Monitor) AttachIO(ctx context.Context, id string, stdin, stdout, stderr *os.File) error {
 	req := &wire.Request{Op: wire.OpAttach, ID: id, Stdin: stdin != nil, Stdout: stdout != nil, Stderr: stderr != nil}
 	var files []*os.File

@@ -5,7 +5,7 @@
 // CRI: a container is an argv that makes a process. The daemon may go and come back; nothing here waits for it.
 //
 //	daemon ═ connection ─┐                       ┌─ Log (file)
-//	                     ├─ loop ─ process ─ stream ─ attachment (pipe to a client)
+//	                     ├─ loop ─ process ─ stream ─ attachment ─ sink (pipe to a client)
 //	SIGCHLD, SIGTERM ────┘             └─ stdin <──────┘
 //
 // One thread, one epoll set, no goroutines: each descriptor in the set has a source whose ready method does what can be done

@@ -154,7 +154,8 @@ type Process struct {
 	ID string `json:"id"`
 	// Pid is 0 while the runtime program works.
 	Pid int `json:"pid,omitempty"`
-	// Exit is set when the process is dead: either nobody was told yet, or its output is still held open by others.
+	// Exit is set when the process is dead: nobody was told yet, or the exit file can't be written, or its output is still
+	// held open by others.
 	Exit *Exit `json:"exit,omitempty"`
 }
 

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/launch"
+)
+
+// words collects a flag given several times.
+type words []string
+
+func (w *words) String() string     { return strings.Join(*w, ",") }
+func (w *words) Set(s string) error { *w = append(*w, s); return nil }
+
+// execArgs are the flags of exec that make or change the process document.
+type execArgs struct {
+	process, cwd, user, apparmor, label string
+	env, caps, gids                     words
+	tty, noNewPrivs                     bool
+}
+
+func (a *app) exec(ctx context.Context, args []string) (int, error) {
+	f := flags("exec")
+	var x execArgs
+	var detach bool
+	o := &launch.ExecOptions{}
+	f.StringVar(&x.process, "process", "", "process.json")
+	f.StringVar(&x.process, "p", "", "process.json")
+	f.StringVar(&x.cwd, "cwd", "", "working directory")
+	f.StringVar(&x.user, "user", "", "uid[:gid]")
+	f.StringVar(&x.user, "u", "", "uid[:gid]")
+	f.StringVar(&x.apparmor, "apparmor", "", "profile")
+	f.StringVar(&x.label, "process-label", "", "SELinux label")
+	f.Var(&x.env, "env", "variable")
+	f.Var(&x.env, "e", "variable")
+	f.Var(&x.caps, "cap", "capability to add")
+	f.Var(&x.caps, "c", "capability to add")
+	f.Var(&x.gids, "additional-gids", "groups")
+	f.Var(&x.gids, "g", "groups")
+	f.BoolVar(&x.tty, "tty", false, "with a terminal")
+	f.BoolVar(&x.tty, "t", false, "with a terminal")
+	f.BoolVar(&x.noNewPrivs, "no-new-privs", false, "set no_new_privs")
+	f.BoolVar(&detach, "detach", false, "do not wait")
+	f.BoolVar(&detach, "d", false, "do not wait")
+	f.StringVar(&o.PidFile, "pid-file", "", "file to write the pid to")
+	f.StringVar(&o.ConsoleSocket, "console-socket", "", "socket that gets the pty's master")
+	f.StringVar(&o.Cgroup, "cgroup", "", "[controller:]name of a cgroup below the container's")
+	f.IntVar(&o.PreserveFDs, "preserve-fds", 0, "descriptors from 3 on to pass on")
+	ignore := f.Bool("ignore-paused", false, "accepted for compatibility")
+	rest, err := parse(f, args, 1)
+	if err != nil {
+		return 2, err
+	}
+	_ = ignore
+	code := 0
+	return code, a.with(rest[0], func(c *launch.Container) error {
+		if o.Process, err = x.document(c, rest[1:]); err != nil {
+			return err
+		}
+		pid, err := c.Exec(ctx, o)
+		if err != nil {
+			code = 255
+			return err
+		}
+		if !detach {
+			code = attend(pid)
+		}
+		return nil
+	})
+}
+
+// document reads process.json, or makes one from the container's own process and the flags.
+func (x *execArgs) document(c *launch.Container, args []string) (*specs.Process, error) {
+	if x.process != "" {
+		text, err := os.ReadFile(x.process)
+		if err != nil {
+			return nil, err
+		}
+		p := new(specs.Process)
+		if err := json.Unmarshal(text, p); err != nil {
+			return nil, fmt.Errorf("%s: %w", x.process, err)
+		}
+		return p, nil
+	}
+	p, err := c.Process()
+	if err != nil {
+		return nil, err
+	}
+	p.Args, p.Terminal, p.ConsoleSize = args, x.tty, nil
+	p.Env = append(p.Env, x.env...)
+	if x.cwd != "" {
+		p.Cwd = x.cwd
+	}
+	if x.apparmor != "" {
+		p.ApparmorProfile = x.apparmor
+	}
+	if x.label != "" {
+		p.SelinuxLabel = x.label
+	}
+	p.NoNewPrivileges = p.NoNewPrivileges || x.noNewPrivs
+	return p, x.identity(p)
+}
+
+func (x *execArgs) identity(p *specs.Process) error {
+	if len(x.caps) > 0 {
+		if p.Capabilities == nil {
+			p.Capabilities = &specs.LinuxCapabilities{}
+		}
+		k := p.Capabilities
+		k.Bounding, k.Effective, k.Permitted = append(k.Bounding, x.caps...), append(k.Effective, x.caps...), append(k.Permitted, x.caps...)
+	}
+	for _, list := range x.gids {
+		for _, g := range strings.Split(list, ",") {
+			n, err := strconv.ParseUint(g, 10, 32)
+			if err != nil {
+				return fmt.Errorf("additional gid %q: %w", g, fs.ErrInvalid)
+			}
+			p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(n))
+		}
+	}
+	if x.user == "" {
+		return nil
+	}
+	uid, gid, has := strings.Cut(x.user, ":")
+	n, err := strconv.ParseUint(uid, 10, 32)
+	if err == nil && has {
+		var g uint64
+		g, err = strconv.ParseUint(gid, 10, 32)
+		p.User.GID = uint32(g)
+	}
+	if err != nil {
+		return fmt.Errorf("user %q: %w", x.user, fs.ErrInvalid)
+	}
+	p.User.UID = uint32(n)
+	return nil
+}
+
+// forward passes signals that ask for an end on to a process; the returned function ends that.
+func forward(pid int) func() {
+	c := make(chan os.Signal, 16)
+	signal.Notify(c, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
+	// ends when the channel is closed by the returned function
+	go func() {
+		for s := range c {
+			unix.Kill(pid, s.(unix.Signal))
+		}
+	}()
+	return func() { signal.Stop(c); close(c) }
+}

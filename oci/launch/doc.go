@@ -1,0 +1,20 @@
+// Package launch is the native OCI runtime: what stands behind the commands of cmd/berth-oci.
+//
+//	create ──> plan (pure) ──> cgroup ──> spawn: one raw clone into namespaces and cgroups ──> init (package inside)
+//	   │                                                                                     │
+//	   ├─ opens every source in the host's view: overlay, binds, devices, sockets             │ receives the program
+//	   ├─ sends the program with the descriptors  ───────────────────────────────────────────>│ mounts, pivots, masks
+//	   └─ returns when the init says "ready"  <───────────────────────────────────────────────┤
+//	start  one byte to <root>/<id>/start.sock  ──────────────────────────────────────────────>│ user, caps, seccomp, exec
+//	exec   the same path with another program: join the namespaces of a container, be born in its cgroup, exec
+//	delete kill by cgroup, remove cgroup and directory; works from any half-made state
+//
+// Packages below: plan decides, spawn clones, program is the message, inside is the init, state is the record on disk,
+// hook runs hooks, seccomp compiles filters. Only this package puts them together.
+//
+// The order in create is what makes kill -9 harmless: the id's directory and record (with the cgroup's path) exist
+// before the cgroup, the cgroup before the process, and the init ends by itself when its parent is gone before "ready".
+//
+// The init never runs from a file that a container could write: it executes a clone of the binary's mount made
+// read-only and attached nowhere, or where the kernel can't (before Linux 5.12) a sealed memory file.
+package launch

@@ -1,0 +1,270 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/cgroup"
+	"github.com/berth-runtime/berth/oci/launch/plan"
+	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/spawn"
+	"github.com/berth-runtime/berth/oci/launch/state"
+)
+
+// ExecOptions are the arguments of exec besides the id.
+type ExecOptions struct {
+	Process       *specs.Process // what to run
+	PidFile       string
+	ConsoleSocket string
+	Cgroup        string // "[controller:]name" below the container's own
+	PreserveFDs   int
+	NoFile        uint64
+	NoSeccomp     bool
+}
+
+// execution is one exec under way.
+type execution struct {
+	ctr     *Container
+	opts    *ExecOptions
+	config  *plan.Config
+	prog    program.Program
+	pidfd   *os.File
+	sub     *cgroup.Group // made for this process, nil when it is in the container's
+	exe     *os.File
+	console *os.File
+	fds     []int
+	child   *child
+}
+
+// Exec runs a process in the container and returns its pid when the program has been executed. On error nothing of it
+// is left. The process is a child of the caller.
+func (c *Container) Exec(ctx context.Context, opts *ExecOptions) (int, error) {
+	e := &execution{ctr: c, opts: opts}
+	defer e.release()
+	for _, step := range [...]func() error{e.check, e.plan, e.clone, e.send} {
+		if err := step(); err != nil {
+			e.undo()
+			return 0, err
+		}
+	}
+	return e.child.pid(), nil
+}
+
+func (e *execution) check() error {
+	s := e.ctr.State
+	fd, err := unix.PidfdOpen(max(s.Pid, 1), 0)
+	if err == nil {
+		e.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	}
+	status := e.ctr.Status()
+	if err != nil || status != state.Running && status != state.Created {
+		return fmt.Errorf("container %s is %s: %w", s.ID, status, fs.ErrInvalid)
+	}
+	text, err := os.ReadFile(s.Bundle + "/config.json")
+	if err != nil {
+		return err
+	}
+	if e.config, err = plan.Parse(text); err != nil {
+		return err
+	}
+	e.console, err = dialConsole(e.opts.ConsoleSocket)
+	return err
+}
+
+func (e *execution) plan() error {
+	p := &e.prog
+	from := e.opts.Process
+	p.Listen, p.Process.Security.Notify = -1, -1
+	p.Process.KeepFDs = uint64(e.opts.PreserveFDs)
+	if err := plan.Process(from, &p.Process, nofile(e.opts.NoFile)); err != nil {
+		return err
+	}
+	switch {
+	case from.Terminal && e.console == nil:
+		return errors.New("a terminal needs --console-socket")
+	case !from.Terminal && e.console != nil:
+		return errors.New("--console-socket without a terminal")
+	}
+	if !e.opts.NoSeccomp {
+		if err := e.ctr.rt.filter(e.config.Linux.Seccomp, &p.Process.Security); err != nil {
+			return err
+		}
+	}
+	mnt, err := os.Open("/proc/" + strconv.Itoa(e.ctr.State.Pid) + "/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer mnt.Close()
+	if err := e.slot(mnt); err != nil {
+		return err
+	}
+	p.Setup = []program.Step{{Op: program.OpKeyring, Slot: -1, Path: "_ses." + e.ctr.State.ID}, {Op: program.OpSetns, Slot: 0}}
+	if from.ExecCPUAffinity != nil && from.ExecCPUAffinity.Initial != "" {
+		p.Setup = append([]program.Step{{Op: program.OpAffinity, Slot: -1, Data: from.ExecCPUAffinity.Initial}}, p.Setup...)
+	}
+	if e.console != nil {
+		if err := e.slot(e.console); err != nil {
+			return err
+		}
+		p.Setup = append(p.Setup, plan.Pty(from.ConsoleSize, 1))
+	}
+	p.Slots = len(e.fds)
+	return nil
+}
+
+func (e *execution) slot(f *os.File) error {
+	fd, err := dup(f)
+	if err == nil {
+		e.fds = append(e.fds, fd)
+	}
+	return err
+}
+
+// clone starts the init in all namespaces of the container but mount, which the init itself enters last, so that its
+// own start-up reads nothing of the container's.
+func (e *execution) clone() error {
+	req := &spawn.Request{}
+	self, theirs := spaceIDs("self"), spaceIDs(strconv.Itoa(e.ctr.State.Pid))
+	var files []*os.File
+	defer func() { closeAll(files) }()
+	kinds := uintptr(0)
+	for _, k := range [...]struct {
+		name string
+		kind uintptr
+	}{{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"net", unix.CLONE_NEWNET}, {"pid", unix.CLONE_NEWPID},
+		{"cgroup", unix.CLONE_NEWCGROUP}, {"time", unix.CLONE_NEWTIME}} {
+		if theirs[k.name] != "" && self[k.name] != theirs[k.name] {
+			kinds |= k.kind
+		}
+	}
+	req.Join = []spawn.Join{{FD: int(e.pidfd.Fd()), Kind: kinds}}
+	req.Fork = kinds&(unix.CLONE_NEWPID|unix.CLONE_NEWTIME) != 0
+	if kinds == 0 {
+		req.Join = nil
+	}
+	if theirs["user"] != "" && self["user"] != theirs["user"] {
+		f, err := os.Open("/proc/" + strconv.Itoa(e.ctr.State.Pid) + "/ns/user")
+		if err != nil {
+			return err
+		}
+		files, req.User = append(files, f), f
+	}
+	entry, err := e.entry()
+	if err != nil {
+		return err
+	}
+	defer entry.Close()
+	req.Cgroup = entry.Dir
+	for _, f := range entry.Tasks {
+		req.Tasks = append(req.Tasks, int(f.Fd()))
+	}
+	if score := e.opts.Process.OOMScoreAdj; score != nil {
+		if err := oomScore(*score); err != nil {
+			e.ctr.rt.warn(err.Error())
+		}
+	}
+	if e.exe, err = openExe(); err != nil {
+		return err
+	}
+	req.Exe = e.exe
+	e.child, err = startInit(req, e.opts.PreserveFDs)
+	return err
+}
+
+// spaceIDs reads which namespaces a process is in.
+func spaceIDs(pid string) map[string]string {
+	ids := map[string]string{}
+	for _, name := range [...]string{"ipc", "uts", "net", "pid", "cgroup", "time", "user"} {
+		ids[name], _ = os.Readlink("/proc/" + pid + "/ns/" + name)
+	}
+	return ids
+}
+
+// entry opens the cgroup the process is to be born in: the container's, or one below it.
+func (e *execution) entry() (cgroup.Entry, error) {
+	g, err := e.ctr.group()
+	if err == nil && g == nil {
+		err = fmt.Errorf("cgroup %s: %w", e.ctr.State.Cgroup, fs.ErrNotExist)
+	}
+	if err != nil {
+		return cgroup.Entry{}, err
+	}
+	if name := e.opts.Cgroup; name != "" {
+		if _, after, ok := strings.Cut(name, ":"); ok {
+			name = after
+		}
+		if g, err = g.Sub(name); err != nil {
+			return cgroup.Entry{}, err
+		}
+		e.sub = g
+	}
+	return g.Entry()
+}
+
+// send hands the program over and listens until the socket closes by the exec.
+func (e *execution) send() error {
+	if err := e.child.await(); err != nil {
+		return err
+	}
+	if err := e.child.send(&e.prog, e.fds); err != nil {
+		return err
+	}
+	if err := e.child.converse(e.ctr.rt.warn, func(string) error { return fs.ErrInvalid }); err != nil {
+		return err
+	}
+	pid := e.child.pid()
+	if err := writePidFile(e.opts.PidFile, pid); err != nil {
+		return err
+	}
+	if err := e.child.executed(); err != nil {
+		if e.opts.PidFile != "" {
+			os.Remove(e.opts.PidFile)
+		}
+		return err
+	}
+	return nil
+}
+
+func (e *execution) undo() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if e.child != nil {
+		e.child.kill()
+	}
+	if e.sub != nil {
+		if pids, err := e.sub.Procs(); err == nil && len(pids) == 0 {
+			e.sub.Remove(ctx)
+		}
+	}
+}
+
+func (e *execution) release() {
+	closeAll([]*os.File{e.pidfd, e.exe, e.console})
+	for _, fd := range e.fds {
+		unix.Close(fd)
+	}
+	if e.child != nil {
+		e.child.close()
+	}
+}
+
+// executed waits until the init's end of the socket is closed: by the exec, or after it has said why not.
+func (c *child) executed() error {
+	kind, text, err := program.Hear(int(c.sock.Fd()))
+	switch {
+	case err == nil && kind == program.Failure:
+		return errors.New(text)
+	case err == nil:
+		return fmt.Errorf("init said %q after it was ready: %w", kind, fs.ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package launch
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/berth-runtime/berth/oci/launch/plan"
+)
+
+// Features says what this runtime on this kernel can do (features.md).
+func Features() *features.Features {
+	yes, no := true, false
+	_, systemd := os.Stat("/run/systemd/system")
+	_, apparmor := os.Stat("/sys/kernel/security/apparmor")
+	_, selinux := os.Stat("/sys/fs/selinux")
+	hasSystemd, hasAppArmor, hasSELinux := systemd == nil, apparmor == nil, selinux == nil
+	return &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
+		MountOptions:  plan.MountOptions(),
+		Linux: &features.Linux{
+			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
+			Capabilities: plan.Capabilities(),
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &hasSystemd, SystemdUser: &no, Rdma: &yes},
+			Seccomp: &features.Seccomp{
+				Enabled: &yes,
+				Actions: []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
+					"SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
+				Operators: []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
+				Archs:     []string{"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"},
+			},
+			Apparmor:        &features.Apparmor{Enabled: &hasAppArmor},
+			Selinux:         &features.Selinux{Enabled: &hasSELinux},
+			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
+			NetDevices:      &features.NetDevices{Enabled: &no},
+		},
+	}
+}
+
+// Process is the process section of the container's config, to start an exec's from.
+func (c *Container) Process() (*specs.Process, error) {
+	text, err := os.ReadFile(c.State.Bundle + "/config.json")
+	if err != nil {
+		return nil, err
+	}
+	config, err := plan.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return config.Process, nil
+}
+
+// Limits are the values update takes one by one; zero means not given.
+type Limits struct {
+	Memory, Reservation, Swap, Quota, Pids int64
+	Period, Shares                         uint64
+	Cpus, Mems                             string
+}
+
+// Reader gives the limits as a LinuxResources document.
+func (l *Limits) Reader() io.Reader {
+	r := specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{Cpus: l.Cpus, Mems: l.Mems}}
+	for _, v := range [...]struct {
+		from int64
+		to   **int64
+	}{{l.Memory, &r.Memory.Limit}, {l.Reservation, &r.Memory.Reservation}, {l.Swap, &r.Memory.Swap}, {l.Quota, &r.CPU.Quota}} {
+		if v.from != 0 {
+			*v.to = &v.from
+		}
+	}
+	if l.Period != 0 {
+		r.CPU.Period = &l.Period
+	}
+	if l.Shares != 0 {
+		r.CPU.Shares = &l.Shares
+	}
+	if l.Pids != 0 {
+		r.Pids = &specs.LinuxPids{Limit: &l.Pids}
+	}
+	b, _ := json.Marshal(&r)
+	return bytes.NewReader(b)
+}
+
+// Example is a config.json to start from: a shell with its own namespaces in ./rootfs.
+func Example() *specs.Spec {
+	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
+	mount := func(dest, kind string, options ...string) specs.Mount {
+		return specs.Mount{Destination: dest, Type: kind, Source: kind, Options: options}
+	}
+	return &specs.Spec{
+		Version: specs.Version, Hostname: "berth", Root: &specs.Root{Path: "rootfs", Readonly: true},
+		Process: &specs.Process{
+			Terminal: true, Args: []string{"sh"}, Cwd: "/", NoNewPrivileges: true,
+			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"},
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1024, Soft: 1024}},
+		},
+		Mounts: []specs.Mount{
+			mount("/proc", "proc"), mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+			mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+			mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
+			mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"), mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+			mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"}},
+			Resources:  &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+				"/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+}

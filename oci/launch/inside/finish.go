@@ -1,0 +1,351 @@
+package inside
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/seccomp"
+)
+
+// finish turns this thread into the container's process. It returns only with an error. The order matters: what needs
+// privilege comes before it is dropped; a filter that needs no privilege comes last, so that it need not allow what is
+// done here.
+func (b *box) finish() error {
+	p := &b.prog.Process
+	unix.Umask(int(p.Umask))
+	b.ownStreams(int(p.UID))
+	steps := [...]struct {
+		name string
+		do   func() error
+	}{
+		{"schedule", func() error { return schedule(&p.Schedule) }},
+		{"cpu affinity", func() error { return affinity(p.Affinity) }},
+		{"cwd " + p.Cwd, func() error { return b.chdir(p.Cwd) }},
+		{"personality", func() error { return persona(&p.Security) }},
+		{"rlimits", func() error { return rlimits(p.Rlimits) }},
+		{"label", b.writeLabels},
+		{"seccomp", func() error { return b.seccomp(!p.Security.NoNewPrivs) }},
+		{"capability bounding set", func() error { return bounding(p.Security.Caps) }},
+		{"user", func() error { return user(p) }},
+		{"capabilities", func() error { return capabilities(p.Security.Caps) }},
+		{"no_new_privs", func() error { return noNewPrivs(p.Security.NoNewPrivs) }},
+		{"seccomp", func() error { return b.seccomp(p.Security.NoNewPrivs) }},
+		{"close descriptors", func() error {
+			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
+		}},
+	}
+	for i := range steps {
+		if err := steps[i].do(); err != nil {
+			return fmt.Errorf("%s: %w", steps[i].name, err)
+		}
+	}
+	return execute(p)
+}
+
+// ownStreams gives the standard streams to the container's user, who may want to open /dev/stdout again. Terminals of
+// somebody else and the null device stay as they are; what can't be changed is left alone.
+func (b *box) ownStreams(uid int) {
+	for fd := range 3 {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Uid == uint32(uid) {
+			continue
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFCHR && (!b.tty || st.Rdev == unix.Mkdev(1, 3)) {
+			continue
+		}
+		unix.Fchown(fd, uid, -1)
+	}
+}
+
+// chdir enters the working directory, which is made when missing. It is resolved without magic links, so that no
+// descriptor of the host can become it, and looked at again from where the process then is.
+func (b *box) chdir(cwd string) error {
+	fd, err := b.ensure(cwd, true)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchdir(fd); err != nil {
+		return err
+	}
+	if wd, err := unix.Getwd(); err != nil || !strings.HasPrefix(wd, "/") {
+		return fmt.Errorf("outside of the root: %w", os.ErrPermission)
+	}
+	return nil
+}
+
+func persona(s *program.Security) error {
+	if !s.Persona {
+		return nil
+	}
+	_, _, e := syscall.RawSyscall(unix.SYS_PERSONALITY, uintptr(s.Personality), 0, 0)
+	return errno(e)
+}
+
+// rlimits sets the limits. Raising a hard limit needs CAP_SYS_RESOURCE; without it what is there bounds what is set
+// (warnRlimits has said so).
+func rlimits(limits []program.Rlimit) error {
+	for _, l := range limits {
+		want := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
+		err := prlimit(int(l.Resource), &want, nil)
+		if err == unix.EPERM {
+			var have unix.Rlimit
+			if err := prlimit(int(l.Resource), nil, &have); err != nil {
+				return err
+			}
+			want.Max, want.Cur = min(want.Max, have.Max), min(want.Cur, have.Max)
+			err = prlimit(int(l.Resource), &want, nil)
+		}
+		if err != nil {
+			return fmt.Errorf("resource %d: %w", l.Resource, err)
+		}
+	}
+	return nil
+}
+
+func (b *box) warnRlimits() {
+	for _, l := range b.prog.Process.Rlimits {
+		var have unix.Rlimit
+		if prlimit(int(l.Resource), nil, &have) == nil && l.Hard > have.Max && !mayRaise() {
+			b.warn(fmt.Sprintf("rlimit %d: hard limit stays at %d: not permitted to raise it", l.Resource, have.Max))
+		}
+	}
+}
+
+func mayRaise() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+}
+
+// openLabels opens the label files while nothing can be mounted over them.
+func (b *box) openLabels() error {
+	s := &b.prog.Process.Security
+	for i, l := range [...]struct{ value, name string }{{s.AppArmor, "apparmor/exec"}, {s.SELinux, "exec"}} {
+		if l.value == "" {
+			continue
+		}
+		proc, err := b.procfs()
+		if err != nil {
+			return fmt.Errorf("label %s: %w", l.value, err)
+		}
+		fd, err := unix.Openat(proc, "thread-self/attr/"+l.name, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err == unix.ENOENT && i == 0 {
+			fd, err = unix.Openat(proc, "thread-self/attr/exec", unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("label %s: %w", l.value, err)
+		}
+		b.label[i] = fd
+	}
+	return nil
+}
+
+func (b *box) writeLabels() error {
+	s := &b.prog.Process.Security
+	for i, text := range [...]string{"exec " + s.AppArmor, s.SELinux} {
+		if b.label[i] < 0 {
+			continue
+		}
+		if _, err := unix.Write(b.label[i], []byte(text)); err != nil {
+			return fmt.Errorf("%s: %w", text, err)
+		}
+	}
+	return nil
+}
+
+func bounding(c *program.Capabilities) error {
+	if c == nil {
+		return nil
+	}
+	for i := range uintptr(64) {
+		if c.Bounding&(1<<i) != 0 {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, i, 0, 0, 0)
+		if err == unix.EINVAL {
+			break // the kernel knows no more
+		}
+		if err != nil {
+			return fmt.Errorf("drop %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// user becomes the user. Raw system calls: credentials belong to the thread, and the library's wrappers would change
+// those of all threads.
+func user(p *program.Process) error {
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if p.SetGroups {
+		if err := setgroups(p.Groups); err != nil {
+			return fmt.Errorf("setgroups: %w", err)
+		}
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESGID, uintptr(p.GID), uintptr(p.GID), uintptr(p.GID)); e != 0 {
+		return fmt.Errorf("setgid %d: %w", p.GID, e)
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESUID, uintptr(p.UID), uintptr(p.UID), uintptr(p.UID)); e != 0 {
+		return fmt.Errorf("setuid %d: %w", p.UID, e)
+	}
+	return unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0)
+}
+
+func capabilities(c *program.Capabilities) error {
+	if c == nil {
+		return nil
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	for i := range data {
+		shift := 32 * i
+		data[i] = unix.CapUserData{Effective: uint32(c.Effective >> shift), Permitted: uint32(c.Permitted >> shift),
+			Inheritable: uint32(c.Inheritable >> shift)}
+	}
+	if err := unix.Capset(&hdr, &data[0]); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return err
+	}
+	for i := range uintptr(64) {
+		if c.Ambient&(1<<i) == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, i, 0, 0); err != nil {
+			return fmt.Errorf("ambient %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func noNewPrivs(on bool) error {
+	if !on {
+		return nil
+	}
+	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+}
+
+// seccomp loads the filter at one of its two places: before privileges go, when loading needs them, else after.
+func (b *box) seccomp(now bool) error {
+	s := &b.prog.Process.Security
+	if !now || len(s.Filter) == 0 {
+		return nil
+	}
+	prog, err := seccomp.Decode(s.Filter)
+	if err != nil {
+		return err
+	}
+	fd, err := seccomp.Load(prog)
+	if err != nil || fd < 0 {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendmsg(b.slots[s.Notify], s.NotifyState, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+}
+
+// execute replaces this program. Without a slash the name is looked for in the container's PATH.
+func execute(p *program.Process) error {
+	argv, err := pointers(p.Args)
+	if err != nil {
+		return err
+	}
+	envv, err := pointers(p.Env)
+	if err != nil {
+		return err
+	}
+	name := p.Args[0]
+	if strings.ContainsRune(name, '/') {
+		return fmt.Errorf("exec %s: %w", name, execve(name, argv, envv))
+	}
+	found := error(unix.ENOENT)
+	for _, dir := range strings.Split(getenv(p.Env, "PATH"), ":") {
+		if dir == "" {
+			dir = "."
+		}
+		err := execve(dir+"/"+name, argv, envv)
+		if err != unix.ENOENT && err != unix.ENOTDIR && (err != unix.EACCES || found == unix.ENOENT) {
+			found = err
+		}
+		if err != unix.ENOENT && err != unix.ENOTDIR && err != unix.EACCES {
+			break
+		}
+	}
+	if found == unix.ENOENT {
+		return fmt.Errorf("exec %s: executable file not found in $PATH: %w", name, found)
+	}
+	return fmt.Errorf("exec %s: %w", name, found)
+}
+
+func getenv(env []string, key string) string {
+	for i := len(env) - 1; i >= 0; i-- {
+		if k, v, ok := strings.Cut(env[i], "="); ok && k == key {
+			return v
+		}
+	}
+	return ""
+}
+
+// home sets HOME from the container's /etc/passwd when the environment lacks it.
+func (b *box) home() error {
+	p := &b.prog.Process
+	for _, e := range p.Env {
+		if strings.HasPrefix(e, "HOME=") {
+			return nil
+		}
+	}
+	dir, err := b.homeOf(p.UID)
+	if err != nil {
+		return fmt.Errorf("home of user %d: %w", p.UID, err)
+	}
+	p.Env = append(p.Env, "HOME="+dir)
+	return nil
+}
+
+// homeOf reads the container's /etc/passwd, which may be anything: only a regular file counts, and not more than 1 MiB.
+func (b *box) homeOf(uid uint32) (string, error) {
+	fd, err := b.open("/etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return "/", nil
+	}
+	f := os.NewFile(uintptr(fd), "passwd")
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return "/", nil
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return "/", nil
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Split(strings.TrimRight(line, "\n"), ":")
+		if len(f) < 6 || f[5] == "" {
+			continue
+		}
+		if n, err := strconv.ParseUint(f[2], 10, 32); err == nil && uint32(n) == uid {
+			if strings.ContainsRune(f[5], 0) {
+				return "", errors.New("NUL in /etc/passwd")
+			}
+			return f[5], nil
+		}
+	}
+	return "/", nil
+}
+
+func errno(e syscall.Errno) error {
+	if e != 0 {
+		return e
+	}
+	return nil
+}

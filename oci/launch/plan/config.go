@@ -1,0 +1,94 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-runtime/berth/oci/cgroup"
+)
+
+// Config is a config.json with its seccomp section left alone.
+type Config struct {
+	specs.Spec
+	Linux Linux `json:"linux"`
+}
+
+// Linux is the section of that name.
+type Linux struct {
+	specs.Linux
+	Resources *cgroup.Resources `json:"resources,omitempty"` // same shape; JSON names match without case
+	Seccomp   json.RawMessage   `json:"seccomp,omitempty"`
+}
+
+// Parse reads a config.json and refuses what can be seen to be wrong without the host.
+func Parse(text []byte) (*Config, error) {
+	c := new(Config)
+	if err := json.Unmarshal(text, c); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	if string(c.Linux.Seccomp) == "null" {
+		c.Linux.Seccomp = nil
+	}
+	return c, c.check()
+}
+
+func (c *Config) check() error {
+	switch {
+	case !strings.HasPrefix(c.Version, "1."):
+		return invalid("ociVersion %q: only 1.x is known", c.Version)
+	case c.Root == nil:
+		return invalid("root: missing")
+	case c.Process == nil:
+		return invalid("process: missing")
+	}
+	for _, refused := range [...]struct {
+		set  bool
+		name string
+	}{
+		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"},
+		{c.Linux.IntelRdt != nil, "linux.intelRdt"},
+	} {
+		if refused.set {
+			return unsupported(refused.name)
+		}
+	}
+	if err := checkProcess(c.Process); err != nil {
+		return err
+	}
+	for i, m := range c.Mounts {
+		if !strings.HasPrefix(m.Destination, "/") || strings.ContainsRune(m.Destination, 0) {
+			return invalid("mounts[%d].destination %q: not an absolute path", i, m.Destination)
+		}
+	}
+	return nil
+}
+
+func checkProcess(p *specs.Process) error {
+	switch {
+	case len(p.Args) == 0 || p.Args[0] == "":
+		return invalid("process.args: empty")
+	case !strings.HasPrefix(p.Cwd, "/"):
+		return invalid("process.cwd %q: not an absolute path", p.Cwd)
+	case p.CommandLine != "":
+		return unsupported("process.commandLine")
+	}
+	for i, s := range p.Args {
+		if strings.ContainsRune(s, 0) {
+			return invalid("process.args[%d]: NUL byte", i)
+		}
+	}
+	for i, s := range p.Env {
+		if strings.ContainsRune(s, 0) {
+			return invalid("process.env[%d]: NUL byte", i)
+		}
+	}
+	return nil
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("config.json: %s: %w", fmt.Sprintf(format, args...), fs.ErrInvalid)
+}

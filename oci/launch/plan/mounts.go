@@ -1,0 +1,169 @@
+package plan
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/launch/program"
+)
+
+// mount decides about mounts[i] and returns the steps that attach it.
+func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
+	mt := &m.c.Mounts[i]
+	o, err := parseOptions(mt.Options)
+	if err != nil {
+		return nil, invalid("mounts[%d].options: %v", i, err)
+	}
+	field := fmt.Sprintf("mounts[%d]", i)
+	var steps []program.Step
+	switch {
+	case o.bind || mt.Type == "bind":
+		steps, err = m.bind(mt, &o, field)
+	case len(mt.UIDMappings)+len(mt.GIDMappings) > 0:
+		return nil, unsupported(field + ".uidMappings of a mount that is no bind")
+	case mt.Type == "cgroup" || mt.Type == "cgroup2":
+		steps, err = m.cgroups(mt, &o, field, spaces)
+	case mt.Type == "sysfs" && m.user && spaces.New&unix.CLONE_NEWNET == 0 && !joins(spaces, unix.CLONE_NEWNET):
+		// a user namespace that does not own the network namespace may not mount sysfs: the host's, read-only
+		o.recursive, o.set = true, o.set|unix.MOUNT_ATTR_RDONLY
+		steps, err = m.bind(&specs.Mount{Destination: mt.Destination, Source: "/sys"}, &o, field)
+	case mt.Type == "":
+		return nil, invalid("%s.type: empty and not a bind", field)
+	default:
+		steps = m.filesystem(mt, &o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(steps, afterMount(mt, &o)...), nil
+}
+
+func joins(s *Spaces, kind uintptr) bool {
+	for _, j := range s.Join {
+		if j.Kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// afterMount sets what can only be set on an attached file system of the container's own.
+func afterMount(mt *specs.Mount, o *options) []program.Step {
+	var steps []program.Step
+	if o.bind || mt.Type == "bind" {
+		return nil
+	}
+	if o.recSet != 0 {
+		steps = append(steps, program.Step{Op: program.OpAttr, Slot: -1, Path: mt.Destination, Flags: o.recSet, Num: 1})
+	}
+	if o.propagation != 0 {
+		steps = append(steps, program.Step{Op: program.OpShare, Slot: -1, Path: mt.Destination, Flags: o.propagation,
+			Num: int64(o.propagation & unix.MS_REC)})
+	}
+	return steps
+}
+
+func (m *maker) bind(mt *specs.Mount, o *options, field string) ([]program.Step, error) {
+	if mt.Source == "" {
+		return nil, invalid("%s.source: empty", field)
+	}
+	source := mt.Source
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(m.host.Bundle, source)
+	}
+	if len(mt.UIDMappings) != 0 != (len(mt.GIDMappings) != 0) {
+		return nil, invalid("%s: uidMappings and gidMappings go together", field)
+	}
+	s := Source{Kind: Bind, Field: field, Path: source, Recursive: o.recursive, Set: o.set, Clear: o.clear &^ unix.MOUNT_ATTR_RDONLY,
+		RecSet: o.recSet, RecClear: o.recClear, Propagation: o.propagation, UIDs: mt.UIDMappings, GIDs: mt.GIDMappings, RecMap: o.recIDMap}
+	if o.idmap && len(s.UIDs) == 0 {
+		s.UIDs, s.GIDs = m.c.Linux.UIDMappings, m.c.Linux.GIDMappings
+		if len(s.UIDs) == 0 {
+			return nil, invalid("%s: idmap without mappings", field)
+		}
+	}
+	if s.Propagation == 0 {
+		s.Propagation = unix.MS_SLAVE | unix.MS_REC
+	}
+	return []program.Step{{Op: program.OpMount, Slot: m.source(s), Path: mt.Destination}}, nil
+}
+
+// filesystem has init make a file system of the container's own namespaces. A read-only tmpfs becomes that after
+// everything below it is in place.
+func (m *maker) filesystem(mt *specs.Mount, o *options) []program.Step {
+	attrs, data := o.set, o.data
+	if mt.Type == "tmpfs" && attrs&unix.MOUNT_ATTR_RDONLY != 0 {
+		attrs &^= unix.MOUNT_ATTR_RDONLY
+		m.late = append(m.late, program.Step{Op: program.OpAttr, Slot: -1, Path: mt.Destination, Flags: unix.MOUNT_ATTR_RDONLY})
+	}
+	if mt.Type == "mqueue" || mt.Type == "sysfs" || mt.Type == "proc" {
+		data = keep(data, "hidepid", "subset", "gid", "pidns")
+	}
+	if mt.Source != "" && mt.Source != "none" {
+		data = append([]string{"source=" + mt.Source}, data...)
+	}
+	op := program.OpMount
+	if o.copyUp {
+		op = program.OpCopyUp
+	}
+	return []program.Step{{Op: op, Slot: m.make(mt.Type, data, attrs, mt.Destination), Path: mt.Destination}}
+}
+
+// keep drops options that a file system of the kernel's own would refuse.
+func keep(data []string, keys ...string) []string {
+	var out []string
+	for _, d := range data {
+		key, _, _ := strings.Cut(d, "=")
+		for _, k := range keys {
+			if key == k {
+				out = append(out, d)
+			}
+		}
+	}
+	return out
+}
+
+// cgroups shows the container its own cgroups: on v2 a mount of its namespace, on v1 one bind per hierarchy.
+func (m *maker) cgroups(mt *specs.Mount, o *options, field string, spaces *Spaces) ([]program.Step, error) {
+	if m.host.Unified {
+		if spaces.New&unix.CLONE_NEWCGROUP != 0 {
+			slot := m.make("cgroup2", []string{"source=cgroup"}, o.set, mt.Destination)
+			return []program.Step{{Op: program.OpMount, Slot: slot, Path: mt.Destination}}, nil
+		}
+		return m.cgroupBind(m.host.CgroupDirs[""], mt.Destination, o, field), nil
+	}
+	slot := m.make("tmpfs", []string{"source=tmpfs", "mode=755"}, o.set&^unix.MOUNT_ATTR_RDONLY, mt.Destination)
+	steps := []program.Step{{Op: program.OpMount, Slot: slot, Path: mt.Destination}}
+	names := make([]string, 0, len(m.host.CgroupDirs))
+	for name := range m.host.CgroupDirs {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	seen := map[string]bool{}
+	for _, name := range names {
+		dir := m.host.CgroupDirs[name]
+		base := path.Base(strings.TrimSuffix(dir, m.host.CgroupPath))
+		if !seen[base] {
+			steps = append(steps, m.cgroupBind(dir, mt.Destination+"/"+base, o, field)...)
+		}
+		seen[base] = true
+		if strings.Contains(base, ",") && name != base {
+			steps = append(steps, program.Step{Op: program.OpSymlink, Slot: -1, Path: mt.Destination + "/" + name, Data: base})
+		}
+	}
+	if o.set&unix.MOUNT_ATTR_RDONLY != 0 {
+		m.late = append(m.late, program.Step{Op: program.OpAttr, Slot: -1, Path: mt.Destination, Flags: unix.MOUNT_ATTR_RDONLY})
+	}
+	return steps, nil
+}
+
+func (m *maker) cgroupBind(dir, dest string, o *options, field string) []program.Step {
+	s := Source{Kind: Bind, Field: field, Path: dir, Set: o.set, Propagation: unix.MS_SLAVE}
+	return []program.Step{{Op: program.OpMount, Slot: m.source(s), Path: dest}}
+}

@@ -1,0 +1,280 @@
+package plan
+
+import (
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/launch/hook"
+	"github.com/berth-runtime/berth/oci/launch/program"
+)
+
+// process fills in what init becomes.
+func (m *maker) process() error {
+	m.p.OOMScore = m.c.Process.OOMScoreAdj
+	p := &m.p.Program.Process
+	p.KeepFDs = m.host.PreserveFDs
+	if err := Process(m.c.Process, p, m.host.NoFile); err != nil {
+		return err
+	}
+	if d := m.c.Linux.Personality; d != nil {
+		if err := personality(d, &p.Security); err != nil {
+			return err
+		}
+	}
+	m.p.Program.Listen = m.source(Source{Kind: Listen})
+	return nil
+}
+
+// Process converts the process section, for create and exec alike.
+func Process(from *specs.Process, p *program.Process, nofile program.Rlimit) error {
+	if err := checkProcess(from); err != nil {
+		return err
+	}
+	p.Args, p.Env, p.Cwd = from.Args, from.Env, from.Cwd
+	p.UID, p.GID, p.Groups, p.SetGroups = from.User.UID, from.User.GID, from.User.AdditionalGids, true
+	p.Umask = 0o022
+	if from.User.Umask != nil {
+		p.Umask = *from.User.Umask & 0o777
+	}
+	p.Terminal = from.Terminal
+	s := &p.Security
+	s.NoNewPrivs, s.AppArmor, s.SELinux = from.NoNewPrivileges, from.ApparmorProfile, from.SelinuxLabel
+	caps, err := capabilities(from.Capabilities)
+	if err != nil {
+		return err
+	}
+	s.Caps = caps
+	if p.Rlimits, err = rlimits(from.Rlimits, nofile); err != nil {
+		return err
+	}
+	if err := scheduler(from, &p.Schedule); err != nil {
+		return err
+	}
+	if a := from.ExecCPUAffinity; a != nil {
+		p.Affinity = a.Final
+	}
+	return nil
+}
+
+// rlimitNames is a table; it is never written. Index is the number of the resource.
+var rlimitNames = [...]string{"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS",
+	"SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"}
+
+func rlimits(list []specs.POSIXRlimit, nofile program.Rlimit) ([]program.Rlimit, error) {
+	var out []program.Rlimit
+	seen := [len(rlimitNames)]bool{}
+	for i, l := range list {
+		n := index(rlimitNames[:], strings.TrimPrefix(l.Type, "RLIMIT_"))
+		switch {
+		case n < 0:
+			return nil, invalid("process.rlimits[%d].type %q: not known", i, l.Type)
+		case seen[n]:
+			return nil, invalid("process.rlimits[%d]: second one of type %s", i, l.Type)
+		case l.Soft > l.Hard:
+			return nil, invalid("process.rlimits[%d]: soft above hard", i)
+		}
+		seen[n] = true
+		out = append(out, program.Rlimit{Resource: uint64(n), Soft: l.Soft, Hard: l.Hard})
+	}
+	if !seen[unix.RLIMIT_NOFILE] && nofile.Soft != 0 {
+		out = append(out, nofile)
+	}
+	return out, nil
+}
+
+func index(list []string, s string) int {
+	for i := range list {
+		if list[i] == s {
+			return i
+		}
+	}
+	return -1
+}
+
+// capNames is a table; it is never written. Index is the number of the capability.
+var capNames = [...]string{"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+	"LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
+	"SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
+	"SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
+	"WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"}
+
+// Capabilities lists the names known, in the kernel's order.
+func Capabilities() []string {
+	var out []string
+	for _, n := range capNames {
+		out = append(out, "CAP_"+n)
+	}
+	return out
+}
+
+// capabilities are none when the config is silent. What the kernel does not grant can't be had: a set wider than the
+// one it depends on is cut down to it, as the specification allows for capabilities that "cannot be mapped".
+func capabilities(c *specs.LinuxCapabilities) (*program.Capabilities, error) {
+	out := new(program.Capabilities)
+	if c == nil {
+		return out, nil
+	}
+	for _, set := range [...]struct {
+		name string
+		list []string
+		mask *uint64
+	}{
+		{"bounding", c.Bounding, &out.Bounding}, {"effective", c.Effective, &out.Effective}, {"inheritable", c.Inheritable, &out.Inheritable},
+		{"permitted", c.Permitted, &out.Permitted}, {"ambient", c.Ambient, &out.Ambient},
+	} {
+		for _, name := range set.list {
+			n := index(capNames[:], strings.TrimPrefix(name, "CAP_"))
+			if n < 0 {
+				return nil, invalid("process.capabilities.%s: %q not known", set.name, name)
+			}
+			*set.mask |= 1 << n
+		}
+	}
+	out.Effective &= out.Permitted
+	out.Ambient &= out.Permitted & out.Inheritable
+	return out, nil
+}
+
+// policies is a table; it is never written. Index is the kernel's number, 4 (ISO) was never merged.
+var policies = [...]string{"SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "", "SCHED_IDLE", "SCHED_DEADLINE"}
+
+// schedFlags is a table; it is never written. Index is the bit.
+var schedFlags = [...]string{"SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_RECLAIM", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_KEEP_POLICY",
+	"SCHED_FLAG_KEEP_PARAMS", "SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"}
+
+func scheduler(from *specs.Process, s *program.Schedule) error {
+	if c := from.Scheduler; c != nil {
+		n := index(policies[:], string(c.Policy))
+		if n < 0 || c.Policy == "" {
+			return invalid("process.scheduler.policy %q: not known", c.Policy)
+		}
+		for _, f := range c.Flags {
+			bit := index(schedFlags[:], string(f))
+			if bit < 0 {
+				return invalid("process.scheduler.flags: %q not known", f)
+			}
+			s.Flags |= 1 << bit
+		}
+		if c.Priority < 0 {
+			return invalid("process.scheduler.priority: negative")
+		}
+		s.Set, s.Policy, s.Nice, s.Priority = true, uint64(n), int64(c.Nice), uint64(c.Priority)
+		s.Runtime, s.Deadline, s.Period = c.Runtime, c.Deadline, c.Period
+	}
+	if c := from.IOPriority; c != nil {
+		class := index([]string{"", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"}, string(c.Class))
+		if class <= 0 || c.Priority < 0 || c.Priority > 7 {
+			return invalid("process.ioPriority: class %q, priority %d", c.Class, c.Priority)
+		}
+		s.IOSet, s.IOPrio = true, uint64(class<<13|c.Priority)
+	}
+	return nil
+}
+
+func personality(d *specs.LinuxPersonality, s *program.Security) error {
+	if len(d.Flags) > 0 {
+		return unsupported("linux.personality.flags")
+	}
+	switch d.Domain {
+	case specs.PerLinux:
+		s.Personality = 0
+	case specs.PerLinux32:
+		s.Personality = 8 // PER_LINUX32, linux/personality.h
+	default:
+		return invalid("linux.personality.domain %q: not known", d.Domain)
+	}
+	s.Persona = true
+	return nil
+}
+
+// memModes is a table; it is never written. Index is the kernel's number (linux/mempolicy.h).
+var memModes = [...]string{"MPOL_DEFAULT", "MPOL_PREFERRED", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED_MANY",
+	"MPOL_WEIGHTED_INTERLEAVE"}
+
+func memPolicy(p *specs.LinuxMemoryPolicy) program.Step {
+	s := program.Step{Op: program.OpMemPolicy, Slot: -1, Data: p.Nodes, Num: int64(index(memModes[:], string(p.Mode)))}
+	for _, f := range p.Flags {
+		switch f {
+		case "MPOL_F_STATIC_NODES":
+			s.Flags |= 1 << 15
+		case "MPOL_F_RELATIVE_NODES":
+			s.Flags |= 1 << 14
+		case "MPOL_F_NUMA_BALANCING":
+			s.Flags |= 1 << 13
+		}
+	}
+	return s
+}
+
+func (m *maker) readHooks() error {
+	h := m.c.Hooks
+	if h == nil {
+		return nil
+	}
+	for _, list := range [...]struct {
+		name string
+		from []specs.Hook
+		to   *[]hook.Hook
+	}{
+		{"prestart", h.Prestart, &m.p.Hooks.Prestart}, {"createRuntime", h.CreateRuntime, &m.p.Hooks.CreateRuntime},
+		{"poststart", h.Poststart, &m.p.Hooks.Poststart}, {"poststop", h.Poststop, &m.p.Hooks.Poststop},
+	} {
+		var err error
+		if *list.to, err = hooks(list.name, list.from); err != nil {
+			return err
+		}
+	}
+	m.hooks = len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
+	start, err := hooks("startContainer", h.StartContainer)
+	for _, one := range start {
+		m.p.Program.Finish = append(m.p.Program.Finish, one.Step(nil))
+	}
+	return err
+}
+
+func hooks(name string, from []specs.Hook) ([]hook.Hook, error) {
+	var out []hook.Hook
+	for i, h := range from {
+		if !strings.HasPrefix(h.Path, "/") {
+			return nil, invalid("hooks.%s[%d].path %q: not an absolute path", name, i, h.Path)
+		}
+		one := hook.Hook{Path: h.Path, Args: h.Args, Env: h.Env}
+		if h.Timeout != nil {
+			if *h.Timeout <= 0 {
+				return nil, invalid("hooks.%s[%d].timeout: not above 0", name, i)
+			}
+			one.Timeout = time.Duration(*h.Timeout) * time.Second
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// hookSteps are the hooks between the mounts and the pivot. The state they are handed is filled in when the pid is
+// known (Plan.SetState).
+func (m *maker) hookSteps() []program.Step {
+	var steps []program.Step
+	if len(m.c.Hooks.Prestart)+len(m.c.Hooks.CreateRuntime) > 0 {
+		steps = append(steps, program.Step{Op: program.OpHooks, Slot: -1, Data: "createRuntime"})
+	}
+	inside, _ := hooks("createContainer", m.c.Hooks.CreateContainer)
+	for _, h := range inside {
+		steps = append(steps, h.Step(nil))
+	}
+	return steps
+}
+
+// SetState fills in what hooks inside of the container read on their standard input.
+func (p *Plan) SetState(create, start []byte) {
+	for i := range p.Program.Setup {
+		if s := &p.Program.Setup[i]; s.Op == program.OpRun {
+			s.Data = string(create)
+		}
+	}
+	for i := range p.Program.Finish {
+		p.Program.Finish[i].Data = string(start)
+	}
+}
