@@ -160,7 +160,7 @@ func (k *creation) gather() error {
 		return err
 	}
 	if err := k.imageVolumes(); err != nil {
-		return fmt.Errorf("ImageVolumeMountFailed: %w", err) // kubelet counts errors that begin so
+		return fmt.Errorf("%w: %w", ErrImageVolume, err)
 	}
 	return k.mountSources()
 }
@@ -172,9 +172,6 @@ func (k *creation) imageVolumes() error {
 		ref := m.GetImage().GetImage()
 		if ref == "" {
 			continue
-		}
-		if m.GetImageSubPath() != "" {
-			return fmt.Errorf("image_sub_path %s of volume %s: %w", short(m.GetImageSubPath()), short(ref), errors.ErrUnsupported)
 		}
 		owner := fmt.Sprintf("%s/%d", c.id, i)
 		img, err := images.Hold(ref, owner)
@@ -189,7 +186,13 @@ func (k *creation) imageVolumes() error {
 		if k.in.Images == nil {
 			k.in.Images = make(map[int]compile.ImageVolume)
 		}
-		k.in.Images[i] = compile.ImageVolume{Layers: img.Layers}
+		v := compile.ImageVolume{Layers: img.Layers}
+		if sub := m.GetImageSubPath(); sub != "" {
+			if v.Layers, v.File, err = img.Sub(sub); err != nil {
+				return fmt.Errorf("image_sub_path %s of volume %s: %w", short(sub), short(ref), err)
+			}
+		}
+		k.in.Images[i] = v
 	}
 	return nil
 }

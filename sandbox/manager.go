@@ -32,6 +32,8 @@ var (
 	ErrNotRunning = errors.New("container is not running")
 	ErrNotReady   = errors.New("pod is not ready")
 	ErrNotCreated = errors.New("container is not in state created")
+	// ErrImageVolume is wrapped by the errors of mounts that are images.
+	ErrImageVolume = errors.New("image volume")
 )
 
 // Options are what a Manager stands on. The image store and the network stay the caller's to close.
