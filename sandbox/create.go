@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,10 +82,17 @@ func (k *creation) abandon(cause error) {
 
 // creation is the making of one container.
 type creation struct {
-	c   *Container
-	img image.Image
-	in  compile.Input
+	c       *Container
+	img     image.Image
+	in      compile.Input
+	volumes map[string][]string // directory of each anonymous volume -> the image's directories it is filled from
 }
+
+// Bounds on what the image's anonymous volumes take before the container has run.
+const (
+	maxVolumeBytes   = 64 << 30
+	maxVolumeEntries = 4 << 20
+)
 
 // run takes the container from nothing to a waiting init, in a straight line.
 func (k *creation) run(ctx context.Context, op *operation.Operation) error {
@@ -103,6 +111,10 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	}
 	op.At("write record")
 	if err := k.write(spec); err != nil {
+		return err
+	}
+	op.At("fill volumes of the image")
+	if err := k.fillVolumes(ctx); err != nil {
 		return err
 	}
 	op.At("run " + c.pod.handler.Name + " create")
@@ -162,7 +174,49 @@ func (k *creation) gather() error {
 	if err := k.imageVolumes(); err != nil {
 		return fmt.Errorf("%w: %w", ErrImageVolume, err)
 	}
+	if err := k.anonymousVolumes(); err != nil {
+		return err
+	}
 	return k.mountSources()
+}
+
+// anonymousVolumes gives each volume of the image's configuration (OCI image-spec config.md, Volumes) a directory of the
+// container's own. What the image has at the path is found inside the image, wherever links there lead; where it has a
+// file there is no volume.
+func (k *creation) anonymousVolumes() error {
+	k.volumes, k.in.Volumes = map[string][]string{}, map[string]string{}
+	for n, path := range compile.Volumes(k.c.cfg, k.in.Image) {
+		from, file, err := k.img.Sub(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("volume %s of the image: %w", short(path), err)
+		}
+		if file != "" {
+			continue
+		}
+		dir := filepath.Join(k.c.dir(), "vol", strconv.Itoa(n))
+		k.volumes[dir], k.in.Volumes[path] = from, dir
+	}
+	return nil
+}
+
+// fillVolumes makes the anonymous volumes with the image's content. They lie below a directory that only root enters: set-user-ID
+// programs of an image are none of the host's users' business.
+func (k *creation) fillVolumes(ctx context.Context) error {
+	if len(k.volumes) == 0 {
+		return nil
+	}
+	if err := os.Mkdir(filepath.Join(k.c.dir(), "vol"), 0o700); err != nil {
+		return err
+	}
+	for dir, from := range k.volumes {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		if err := overlay.Copy(ctx, from, dir, overlay.CopyLimits{Bytes: maxVolumeBytes, Entries: maxVolumeEntries}); err != nil {
+			return fmt.Errorf("fill volume of the image: %w", err)
+		}
+	}
+	return nil
 }
 
 // imageVolumes finds the content of the mounts that are images (CRI Mount.image), and holds it like the root's.
@@ -376,7 +430,7 @@ func (f footprint) pidFile() string {
 }
 
 // mountSources makes the host side of mounts exist: a missing host path is made a directory, as both other runtimes
-// do and users of hostPath volumes rely on. Anonymous volumes of the image get a directory of the container's own.
+// do and users of hostPath volumes rely on.
 func (k *creation) mountSources() error {
 	c := k.c
 	for _, m := range c.cfg.GetMounts() {

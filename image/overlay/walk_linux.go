@@ -58,11 +58,17 @@ func directory(layer, name string) (Entry, error) {
 		return Absent, err
 	}
 	defer unix.Close(fd)
-	var v [1]byte
-	if n, err := unix.Fgetxattr(fd, "trusted.overlay.opaque", v[:]); err == nil && n == 1 && v[0] == 'y' {
+	if opaque(fd) {
 		return Opaque, nil
 	}
 	return Directory, nil
+}
+
+// opaque reports whether an open directory hides those below it.
+func opaque(fd int) bool {
+	var v [1]byte
+	n, err := unix.Fgetxattr(fd, "trusted.overlay.opaque", v[:])
+	return err == nil && n == 1 && v[0] == 'y'
 }
 
 func openBeneath(layer, name string, flags uint64) (int, error) {
