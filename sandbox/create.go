@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-runtime/berth/sandbox/cdi"
 	"github.com/berth-runtime/berth/sandbox/host"
 	"github.com/berth-runtime/berth/sandbox/operation"
 
@@ -85,6 +86,7 @@ type creation struct {
 	c       *Container
 	img     image.Image
 	in      compile.Input
+	cdi     []string            // names of CDI devices
 	volumes map[string][]string // directory of each anonymous volume -> the image's directories it is filled from
 }
 
@@ -107,6 +109,9 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	}
 	spec, err := compile.Container(k.in)
 	if err != nil {
+		return err
+	}
+	if err := cdi.Apply(spec, c.m.opt.CDIDirs, k.cdi); err != nil {
 		return err
 	}
 	op.At("write record")
@@ -163,6 +168,9 @@ func (k *creation) gather() error {
 		return err
 	}
 	if k.in.Devices, err = requestedDevices(c.cfg.GetDevices()); err != nil {
+		return err
+	}
+	if k.cdi, err = cdiNames(c.cfg); err != nil {
 		return err
 	}
 	if k.in.Seccomp, err = k.seccompProfile(); err != nil {
@@ -294,6 +302,15 @@ func (k *creation) seccompProfile() ([]byte, error) {
 		return nil, fmt.Errorf("read seccomp profile: %w", err)
 	}
 	return b, nil
+}
+
+// cdiNames lists the CDI devices that the request's field (CRI ContainerConfig.CDI_devices) and its annotations name.
+func cdiNames(cc *rt.ContainerConfig) ([]string, error) {
+	var field []string
+	for _, d := range cc.GetCDIDevices() {
+		field = append(field, d.GetName())
+	}
+	return cdi.Names(field, cc.GetAnnotations())
 }
 
 // requestedDevices looks at the device nodes a request names; a directory stands for every device below it.

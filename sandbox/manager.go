@@ -18,6 +18,7 @@ import (
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-runtime/berth/sandbox/cdi"
 	"github.com/berth-runtime/berth/sandbox/event"
 	"github.com/berth-runtime/berth/sandbox/host"
 	"github.com/berth-runtime/berth/sandbox/operation"
@@ -44,6 +45,7 @@ type Options struct {
 	Network        *netplugin.Manager
 	Handlers       []oci.Handler // by name; the first is the default, also known as ""
 	MonitorBin     string        // berth-monitor
+	CDIDirs        []string      // of CDI device descriptions; nil: cdi.DefaultDirs
 	SystemdCgroup  bool
 	PidsLimit      int64 // per container, 0 = none
 	LogLineMax     int   // bytes of content after which a log line is split; 0 = 16384
@@ -140,6 +142,9 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 	}
 	if opt.NetnsDir == "" {
 		opt.NetnsDir = "/run/netns"
+	}
+	if opt.CDIDirs == nil {
+		opt.CDIDirs = cdi.DefaultDirs()
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)

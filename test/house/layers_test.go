@@ -54,9 +54,10 @@ k8s.io/cri-api, github.com/opencontainers/runtime-spec, github.com/moby/profiles
 github.com/containerd/cgroups, golang.org/x/sys, sandbox/compile < sandbox/host;
 k8s.io/cri-api < sandbox/event;
 k8s.io/cri-api, oci/cgroup, sandbox/ns < sandbox/metrics;
+tags.cncf.io/container-device-interface, github.com/opencontainers/runtime-spec < sandbox/cdi;
 golang.org/x/sync, k8s.io/cri-api < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
-sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
+sandbox/cdi, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
 google.golang.org/grpc, sandbox, cri/stream < cri;
 cri, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
