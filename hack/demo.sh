@@ -93,12 +93,13 @@ cat >"$WORK/pod.json" <<-EOF
 	 "port_mappings": [{"protocol": 0, "container_port": 80, "host_port": $HOSTPORT}],
 	 "linux": {"cgroup_parent": "/berth-demo"}}
 EOF
+labels='"labels": {"io.kubernetes.pod.name": "demo", "io.kubernetes.pod.namespace": "default"}' # crictl ps shows them
 cat >"$WORK/web.json" <<-EOF
-	{"metadata": {"name": "web"}, "image": {"image": "docker.io/library/nginx:latest"}, "log_path": "web.log",
+	{"metadata": {"name": "web"}, "image": {"image": "docker.io/library/nginx:latest"}, "log_path": "web.log", $labels,
 	 "linux": {"resources": {"memory_limit_in_bytes": 134217728, "cpu_shares": 512}}}
 EOF
 cat >"$WORK/client.json" <<-EOF
-	{"metadata": {"name": "client"}, "image": {"image": "docker.io/library/busybox:latest"}, "log_path": "client.log",
+	{"metadata": {"name": "client"}, "image": {"image": "docker.io/library/busybox:latest"}, "log_path": "client.log", $labels,
 	 "command": ["sh", "-c", "while true; do wget -q -O - http://localhost/ | grep -o 'Welcome to nginx!' | head -1 | sed \"s/^/\$(date +%T) /\"; sleep 1; done"],
 	 "linux": {}}
 EOF
@@ -151,7 +152,7 @@ if [ -n "${KEEP:-}" ]; then
 		    export CRI_CONFIG_FILE=$WORK/crictl.yaml PATH=$CACHE/bin:\$PATH
 		    crictl pods; crictl exec -it $(printf %.13s "$WEB") sh; curl http://127.0.0.1:$HOSTPORT/
 		and when you have seen enough
-		    crictl rmp -fa; kill $DAEMON_PID $REGISTRY_PID; umount $WORK; rmdir $WORK
+		    crictl rmp -fa; kill $DAEMON_PID $REGISTRY_PID; sleep 1; umount $WORK; rmdir $WORK
 	EOF
 	exit 0
 fi

@@ -61,7 +61,7 @@ func (p *Pod) Create(ctx context.Context, cc *rt.ContainerConfig) (string, error
 		k := &creation{c: c}
 		if err := k.run(ctx, op); err != nil {
 			k.abandon(err)
-			return "", fmt.Errorf("%s: %w", name, err)
+			return "", fmt.Errorf("%s: %w", name, stopped(ctx, err))
 		}
 		p.m.update(func(x *index) { x.addContainer(c) })
 		// The init may have died meanwhile: its exit was for an object nobody knew yet.
@@ -77,7 +77,8 @@ func (k *creation) abandon(cause error) {
 	ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
 	defer cancel()
 	if err := (footprint{c}).clear(ctx); err != nil {
-		c.m.opt.Log.Warn("container is left half made; the next start removes it", "container", c.id, "cause", cause, "err", err)
+		c.m.opt.Log.Warn("container is left half made until its pod is stopped", "container", c.id, "cause", cause, "err", err)
+		c.pod.leave(c)
 	}
 }
 
@@ -116,7 +117,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	}
 	op.At("write record")
 	if err := k.write(spec); err != nil {
-		return err
+		return fmt.Errorf("write record: %w", err)
 	}
 	op.At("fill volumes of the image")
 	if err := k.fillVolumes(ctx); err != nil {
@@ -132,7 +133,10 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 		return fmt.Errorf("%s create: %w", c.pod.handler.Name, err)
 	}
 	c.show(func(v *containerView) { v.pid = res.Pid })
-	return c.change(func(r *containerRecord) { r.Created = true })
+	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
+		return fmt.Errorf("mark created: %w", err)
+	}
+	return nil
 }
 
 // holdImage finds the image and holds its layers until the container is removed.
@@ -405,7 +409,7 @@ func (k *creation) write(spec *specs.Spec) error {
 	c.rec.StopSignal = int(compile.StopSignal(c.cfg, k.in.Image))
 	c.rec.Resources = encode(c.cfg.GetLinux().GetResources())
 	if err := c.change(func(*containerRecord) {}); err != nil {
-		return fmt.Errorf("write record: %w", err)
+		return err
 	}
 	c.show(func(v *containerView) { v.resources = c.cfg.GetLinux().GetResources() })
 	if err := overlay.Prepare(c.dir(), k.img.Layers[0]); err != nil {

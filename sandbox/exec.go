@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ const (
 	// drainTime is how long output is still read after an exec'ed process has ended: a child it left behind may hold
 	// its pipes open for ever.
 	drainTime = 1500 * time.Millisecond
+	// abortTime bounds the ending of an exec that never began.
+	abortTime = 5 * time.Second
 )
 
 // Size is the size of a terminal in character cells.
@@ -194,6 +197,9 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
 	_, back, err := mon.Run(ctx, s, files)
+	if err != nil {
+		p.abort(ctx, mon)
+	}
 	os.Remove(s.PidFile)
 	if err != nil {
 		return err
@@ -202,6 +208,19 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 		p.master = back[0]
 	}
 	return nil
+}
+
+// abort makes sure that an exec that was given up on does not come to life later: its runtime may still be at work.
+func (p *process) abort(ctx context.Context, mon *monitor.Monitor) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
+	defer cancel()
+	err := mon.Signal(ctx, p.id, syscall.SIGKILL)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, monitor.ErrGone) {
+		err = nil
+	}
+	if err = errors.Join(err, p.sub.Kill(ctx)); err != nil {
+		p.c.m.opt.Log.Warn("exec not ended", "exec", p.id, "err", err)
+	}
 }
 
 // document is the process document of an exec: the container's own process with another command, in a file that

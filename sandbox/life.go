@@ -35,7 +35,7 @@ func (c *Container) Start(ctx context.Context) error {
 		defer leave()
 		op.At("run " + c.pod.handler.Name + " start")
 		if err := start(ctx, c); err != nil {
-			return "", fmt.Errorf("start container %s: %w", short(c.id), err)
+			return "", fmt.Errorf("start container %s: %w", short(c.id), stopped(ctx, err))
 		}
 		return c.id, nil
 	})
@@ -53,7 +53,11 @@ func start(ctx context.Context, c *Container) error {
 	if err := c.change(func(r *containerRecord) { r.StartingAt = time.Now().UnixNano() }); err != nil {
 		return err
 	}
-	if err := c.pod.handler.Start(ctx, c.id); err != nil {
+	err := c.pod.handler.Start(ctx, c.id)
+	if err != nil && errors.Is(context.Cause(ctx), ErrNotReady) {
+		return err // the pod is being stopped, which ends the container as well
+	}
+	if err != nil {
 		end := containerView{code: startFailed, reason: "StartError", message: err.Error()}
 		fail(c, end, func(r *containerRecord) { r.StartError = err.Error() })
 		return err
@@ -138,6 +142,11 @@ func (c *Container) signalOnce(ctx context.Context) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 		return nil // it ended by itself: the wait sees it
 	}
+	if err != nil {
+		c.mu.Lock()
+		c.signaled = false // the next call tries again
+		c.mu.Unlock()
+	}
 	return err
 }
 
@@ -200,16 +209,26 @@ func (f footprint) release() {
 	// ends when its budget is used up at the latest.
 	go func() {
 		defer c.m.bg.Done()
-		ctx, cancel := context.WithTimeout(context.Background(), clearBudget)
+		ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
 		defer cancel()
-		if err := f.giveBack(ctx); err != nil {
+		if err := f.giveBack(ctx); err != nil && c.m.life.Err() == nil {
 			c.m.opt.Log.Warn("ended container keeps resources until it is removed", "container", c.id, "err", err)
 		}
 	}()
 }
 
-// giveBack removes the runtime's state and the cgroup of an ended container. Idempotent.
+// giveBack removes the runtime's state and the cgroup of an ended container. Idempotent. Who comes while it is being
+// done joins: a runtime that is told to delete a container twice at once fails one of them.
 func (f footprint) giveBack(ctx context.Context) error {
+	req := operation.Request{Key: "give back container " + f.c.id, Budget: clearBudget}
+	_, err := f.c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
+		op.At("run " + f.c.pod.handler.Name + " delete")
+		return "", f.giveBackNow(ctx)
+	})
+	return err
+}
+
+func (f footprint) giveBackNow(ctx context.Context) error {
 	c := f.c
 	g, err := f.cgroup()
 	switch {
@@ -265,7 +284,7 @@ func (f footprint) clear(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(c.dir()); err != nil {
+	if err := removeAll(c.dir()); err != nil {
 		return err
 	}
 	return c.m.opt.Images.Release(c.id)

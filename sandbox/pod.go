@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,7 @@ type Pod struct {
 	rec      podRecord
 	closing  bool               // no further containers or execs
 	inflight sync.WaitGroup     // creations; Add only under mu while !closing
+	ruins    []*Container       // half-made, known to nobody else
 	cancel   context.CancelFunc // ends the creations in flight
 	life     context.Context
 	gauges   gauges
@@ -221,6 +223,14 @@ func (p *Pod) enter(ctx context.Context) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	off := context.AfterFunc(p.life, func() { cancel(fmt.Errorf("pod %s is being stopped: %w", short(p.id), ErrNotReady)) })
 	return ctx, func() { off(); cancel(nil); p.inflight.Done() }, nil
+}
+
+// stopped returns why the context of work admitted by enter was cancelled when that was the reason of err, else err.
+func stopped(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrNotReady) {
+		return cause
+	}
+	return err
 }
 
 // podInfo is the verbose part of a pod's status: JSON for people and for crictl.

@@ -57,7 +57,7 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 		p := newPod(m, rec, cfg, h)
 		b := building{p}
 		if err := b.run(ctx, op); err != nil {
-			b.abandon(err)
+			b.abandon(op, err)
 			return "", fmt.Errorf("run pod %s: %w", key, err)
 		}
 		m.update(func(x *index) { x.addPod(p) })
@@ -69,13 +69,13 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 
 // abandon removes a pod that could not be built. What can't be removed stays visible as not ready, so that its
 // client raises the attempt and comes back to remove it.
-func (b building) abandon(cause error) {
+func (b building) abandon(op *operation.Operation, cause error) {
 	p := b.p
 	ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 	defer cancel()
-	err := p.clear(ctx)
+	err := p.clear(ctx, op)
 	if err == nil {
-		err = os.RemoveAll(p.dir())
+		err = removeAll(p.dir())
 	}
 	if err == nil {
 		return
@@ -93,7 +93,7 @@ func (b building) run(ctx context.Context, op *operation.Operation) error {
 	p := b.p
 	op.At("write record")
 	if err := b.prepare(); err != nil {
-		return err
+		return fmt.Errorf("write record: %w", err)
 	}
 	op.At("make pod cgroup")
 	if err := b.makeCgroup(); err != nil {
@@ -119,7 +119,23 @@ func (b building) run(ctx context.Context, op *operation.Operation) error {
 		return fmt.Errorf("attach network: %w", err)
 	}
 	op.At("mark ready")
-	return p.change(func(r *podRecord) { r.Ready, r.IPs = true, ips })
+	if err := b.markReady(ips); err != nil {
+		return fmt.Errorf("mark ready: %w", err)
+	}
+	return nil
+}
+
+// markReady is the step after which the pod is its client's. A monitor that died meanwhile was noticed by lost, which
+// takes the monitor away before it asks for the lock that is held here: the pod can't be ready without one.
+func (b building) markReady(ips []string) error {
+	p := b.p
+	var gone error
+	err := p.change(func(r *podRecord) {
+		if _, gone = p.sup.get(); gone == nil {
+			r.Ready, r.IPs = true, ips
+		}
+	})
+	return errors.Join(gone, err)
 }
 
 // prepare writes the record and the files that containers of the pod see.
@@ -145,7 +161,7 @@ func (b building) prepare() error {
 		}
 	}
 	if err := p.change(func(r *podRecord) { r.Parent, r.OwnParent = parent, own }); err != nil {
-		return fmt.Errorf("write record: %w", err)
+		return err
 	}
 	return b.writeFiles()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -36,28 +35,25 @@ func (p *Pod) stop(ctx context.Context, op *operation.Operation) error {
 	p.mu.Lock()
 	first := !p.closing
 	p.closing = true
-	was := p.rec.Ready
 	p.mu.Unlock()
 	if first {
 		p.cancel()
 	}
 	op.At("wait for creations in flight")
 	p.inflight.Wait()
-	if err := p.change(func(r *podRecord) { r.Ready, r.Stopped, r.IPs = false, true, nil }); err != nil {
-		return fmt.Errorf("write record: %w", err)
+	was := false
+	if err := p.change(func(r *podRecord) { was, r.Ready, r.Stopped, r.IPs = r.Ready, false, true, nil }); err != nil {
+		// Stopping is how a full disk gets room. A daemon that finds the old record finds no monitor either.
+		p.m.opt.Log.Warn("pod record not saved", "pod", p.id, "err", err)
+	}
+	if was {
+		p.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, p.id)
 	}
 	op.At("kill containers")
 	if err := p.killContainers(ctx); err != nil {
 		return err
 	}
-	op.At("clear")
-	if err := p.clear(ctx); err != nil {
-		return err
-	}
-	if was {
-		p.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, p.id)
-	}
-	return nil
+	return p.clear(ctx, op)
 }
 
 // killContainers ends all containers of the pod, side by side, and waits for their ends.
@@ -83,11 +79,17 @@ func (p *Pod) killContainers(ctx context.Context) error {
 
 // clear gives back everything the pod has but its record and its ended containers, from whatever state it is in:
 // monitor and whatever it still has below it, network, namespaces, cgroup. Idempotent; what is gone is no error.
-func (p *Pod) clear(ctx context.Context) error {
+func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 	p.gauges.close()
+	op.At("end monitor")
 	if err := endMonitor(ctx, p); err != nil {
 		return fmt.Errorf("end monitor: %w", err)
 	}
+	op.At("clear away half-made containers")
+	if err := p.clearRuins(ctx); err != nil {
+		return err
+	}
+	op.At("detach network")
 	netns := p.netns()
 	if netns != "" && !exists(netns) {
 		netns = ""
@@ -95,16 +97,40 @@ func (p *Pod) clear(ctx context.Context) error {
 	if err := p.m.opt.Network.Detach(ctx, p.id, netns); err != nil {
 		return fmt.Errorf("detach network: %w", err)
 	}
+	op.At("remove namespaces and cgroup")
 	if err := ns.Unpin(p.nsDir(), p.m.netnsPath(p.id)); err != nil {
 		return fmt.Errorf("unpin namespaces: %w", err)
 	}
 	if err := clearCgroup(ctx, p); err != nil {
 		return fmt.Errorf("remove pod cgroup: %w", err)
 	}
-	return os.RemoveAll(p.state())
+	return removeAll(p.state())
 }
 
-// clearMonitor ends the monitor and, through it, whatever of the pod still runs.
+// clearRuins takes another try at the containers that could neither be made nor cleared away.
+func (p *Pod) clearRuins(ctx context.Context) error {
+	p.mu.Lock()
+	ruins := p.ruins
+	p.ruins = nil
+	p.mu.Unlock()
+	var errs []error
+	for _, c := range ruins {
+		if err := (footprint{c}).clear(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("clear container %s: %w", short(c.id), err))
+			p.leave(c)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// leave notes a container that nobody knows of and that is not cleared away yet: the pod's end takes care of it.
+func (p *Pod) leave(c *Container) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ruins = append(p.ruins, c)
+}
+
+// endMonitor ends the monitor and, through it, whatever of the pod still runs.
 func endMonitor(ctx context.Context, p *Pod) error {
 	mon := p.sup.mon.Load()
 	if mon == nil {
@@ -185,7 +211,7 @@ func (p *Pod) remove(ctx context.Context, op *operation.Operation) error {
 	}
 	op.At("remove record")
 	p.emit(rt.ContainerEventType_CONTAINER_DELETED_EVENT, p.id)
-	if err := os.RemoveAll(p.dir()); err != nil {
+	if err := removeAll(p.dir()); err != nil {
 		return err
 	}
 	p.m.update(func(x *index) { x.dropPod(p) })
@@ -211,6 +237,12 @@ func (p *Pod) lost(mon *monitor.Monitor) {
 func (p *Pod) bury(ctx context.Context) {
 	for _, c := range p.m.index.Load().containersOf(p) {
 		c.bury(ctx)
+	}
+	p.mu.Lock()
+	was := p.rec.Ready
+	p.mu.Unlock()
+	if !was {
+		return // still being built, or stopped: whoever does that sees that the monitor is gone
 	}
 	if err := p.change(func(r *podRecord) { r.Ready = false }); err != nil {
 		p.m.opt.Log.Warn("pod record not saved", "pod", p.id, "err", err)

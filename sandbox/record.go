@@ -3,7 +3,9 @@ package sandbox
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -68,6 +70,18 @@ func replace(path string, content []byte, mode os.FileMode) error {
 		return err
 	}
 	return os.Rename(tmp, path)
+}
+
+// removeAll removes a tree. What is not there is no error, also where nothing can be removed: a file system that has
+// become read-only must not keep a pod that has nothing on it.
+func removeAll(path string) error {
+	err := os.RemoveAll(path)
+	if err != nil {
+		if _, serr := os.Lstat(path); errors.Is(serr, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	return err
 }
 
 func load(path string, v any) error {

@@ -15,6 +15,7 @@ import (
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci"
+	"github.com/berth-runtime/berth/sandbox/compile"
 	"github.com/berth-runtime/berth/sandbox/monitor"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
@@ -81,15 +82,10 @@ func (m *Manager) sweepState() {
 		return
 	}
 	for _, e := range entries {
-		if _, ok := m.index.Load().pods[e.Name()]; ok || !validID(e.Name()) {
+		if !validID(e.Name()) || exists(m.podDir(e.Name())) {
 			continue
 		}
-		p := newPod(m, podRecord{ID: e.Name(), Boot: m.boot}, &rt.PodSandboxConfig{}, m.opt.Handlers[0])
-		ctx, cancel := context.WithTimeout(m.life, clearBudget)
-		if err := p.clear(ctx); err != nil {
-			m.opt.Log.Warn("ownerless pod state not removed", "pod", e.Name(), "err", err)
-		}
-		cancel()
+		recovery{newPod(m, podRecord{ID: e.Name(), Boot: m.boot}, &rt.PodSandboxConfig{}, m.opt.Handlers[0])}.discard()
 	}
 }
 
@@ -105,23 +101,34 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	}
 	if err != nil {
 		p := newPod(m, podRecord{ID: id, Boot: m.boot}, &rt.PodSandboxConfig{}, m.opt.Handlers[0])
-		return errors.Join(err, recovery{p}.discard(ctx))
+		recovery{p}.discard()
+		return err
 	}
 	cfg, err := decodePodConfig(rec.Config)
 	if err != nil {
 		p := newPod(m, rec, &rt.PodSandboxConfig{}, m.opt.Handlers[0])
-		return errors.Join(err, recovery{p}.discard(ctx))
+		recovery{p}.discard()
+		return err
 	}
 	p := newPod(m, rec, cfg, m.handlerOrGone(rec.Handler))
 	if !rec.Ready && !rec.Stopped {
-		return recovery{p}.discard(ctx) // building was cut short: nobody was given its id
+		recovery{p}.discard() // building was cut short: nobody was given its id
+		return nil
 	}
-	recovery{p}.connect(ctx)
-	if err := (recovery{p}).containers(ctx); err != nil {
-		m.opt.Log.Warn("containers not recovered", "pod", id, "err", err)
+	r := recovery{p}
+	alive := r.connect(ctx)
+	for _, e := range r.entries() {
+		if err := r.container(ctx, e, alive); err != nil {
+			m.opt.Log.Warn("container not recovered", "pod", id, "dir", e, "err", err)
+		}
 	}
 	m.update(func(x *index) { x.addPod(p) })
-	recovery{p}.settle(ctx)
+	r.clearRuins()
+	if alive == nil {
+		r.reconnect()
+		return nil
+	}
+	r.settle(ctx)
 	return nil
 }
 
@@ -138,35 +145,132 @@ func (m *Manager) handlerOrGone(name string) oci.Handler {
 // recovery brings one pod back.
 type recovery struct{ p *Pod }
 
-// discard removes a pod that nobody knows of, containers included.
-func (r recovery) discard(ctx context.Context) error {
+// discard removes a pod that nobody knows of, containers included, in the background: a network plugin that hangs must
+// not keep the daemon from serving. What can't be removed now is tried again until the manager is closed.
+func (r recovery) discard() {
 	p := r.p
 	p.closing = true
-	ctx, cancel := context.WithTimeout(ctx, clearBudget)
-	defer cancel()
-	errs := []error{r.containers(ctx)}
-	for _, c := range p.m.index.Load().containersOf(p) {
-		errs = append(errs, footprint{c}.clear(ctx))
-		p.m.update(func(x *index) { x.dropContainer(c) })
+	for _, e := range r.entries() {
+		if validID(e) {
+			p.leave(r.ruin(e))
+		}
 	}
-	errs = append(errs, p.clear(ctx), os.RemoveAll(p.dir()))
-	return errors.Join(errs...)
+	p.m.bg.Add(1)
+	// ends when nothing is left, or when the manager is closed.
+	go func() {
+		defer p.m.bg.Done()
+		for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+			ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
+			err := p.clear(ctx, nil)
+			cancel()
+			if err == nil {
+				err = removeAll(p.dir())
+			}
+			if err == nil || p.m.life.Err() != nil {
+				return
+			}
+			p.m.opt.Log.Warn("half-made pod not removed yet", "pod", p.id, "err", err)
+			select {
+			case <-time.After(wait):
+			case <-p.m.life.Done():
+			}
+		}
+	}()
 }
 
-// connect dials the monitor of a pod that was ready in this boot.
-func (r recovery) connect(ctx context.Context) {
-	p := r.p
-	if !p.rec.Ready || p.rec.Boot != p.m.boot {
-		return
+// entries are the names below the pod's directory of containers.
+func (r recovery) entries() []string {
+	entries, err := os.ReadDir(filepath.Join(r.p.dir(), "c"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.p.m.opt.Log.Warn("containers not read", "pod", r.p.id, "err", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectBudget)
-	defer cancel()
-	mon, err := monitor.Connect(ctx, p.state())
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+// ruin is a container that is to be cleared away, with as much of its record as can be read.
+func (r recovery) ruin(id string) *Container {
+	rec := containerRecord{}
+	if load(filepath.Join(r.p.dir(), "c", id, "container.json"), &rec) != nil || rec.ID != id {
+		rec = containerRecord{ID: id, Pod: r.p.id}
+	}
+	if rec.CgroupsPath == "" {
+		rec.CgroupsPath, _ = compile.CgroupsPath(r.p.rec.Parent, id, r.p.m.opt.SystemdCgroup) // "" if the pod's record says nonsense
+	}
+	return newContainer(r.p, rec, new(rt.ContainerConfig))
+}
+
+// connect dials the monitor of a pod that was ready in this boot and returns what lives below it: nothing when it is
+// dead, and nil when it does not answer and so nothing is known.
+func (r recovery) connect(ctx context.Context) map[string]wire.Process {
+	p := r.p
+	none := make(map[string]wire.Process)
+	if !p.rec.Ready || p.rec.Boot != p.m.boot {
+		return none
+	}
+	mon, alive, err := r.dial(ctx)
 	if err != nil {
 		p.m.opt.Log.Warn("monitor not reached", "pod", p.id, "err", err)
-		return
+		if errors.Is(err, fs.ErrNotExist) {
+			return none
+		}
+		return nil
 	}
 	p.adopt(mon)
+	return alive
+}
+
+func (r recovery) dial(ctx context.Context) (*monitor.Monitor, map[string]wire.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectBudget)
+	defer cancel()
+	mon, err := monitor.Connect(ctx, r.p.state())
+	if err != nil {
+		return nil, nil, err
+	}
+	procs, err := mon.List(ctx)
+	if err != nil {
+		mon.Close()
+		return nil, nil, err
+	}
+	alive := make(map[string]wire.Process)
+	for _, pr := range procs {
+		alive[pr.ID] = pr
+	}
+	return mon, alive, nil
+}
+
+// reconnect goes on dialling a monitor that lives and does not answer, in the background: the pod is served from its
+// records meanwhile. A slow monitor is no reason to kill what it keeps.
+func (r recovery) reconnect() {
+	p := r.p
+	p.m.bg.Add(1)
+	// ends when the monitor answers or is dead, when the pod is stopped, or when the manager is closed.
+	go func() {
+		defer p.m.bg.Done()
+		for p.life.Err() == nil {
+			mon, alive, err := r.dial(p.life)
+			if errors.Is(err, fs.ErrNotExist) {
+				ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
+				p.bury(ctx)
+				cancel()
+				return
+			}
+			if err == nil {
+				p.adopt(mon)
+				for _, c := range p.m.index.Load().containersOf(p) {
+					settle(p.life, c, alive)
+				}
+				return
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-p.life.Done():
+			}
+		}
+	}()
 }
 
 // settle decides what the pod is now: ready only with a living monitor and its namespaces in place.
@@ -187,35 +291,25 @@ func (r recovery) settle(ctx context.Context) {
 	}
 }
 
-// recoverContainers makes the pod's containers known, or removes the half-made ones.
-func (r recovery) containers(ctx context.Context) error {
+// clearRuins removes containers whose making was cut short, in the background; what can't be removed goes with the pod.
+func (r recovery) clearRuins() {
 	p := r.p
-	entries, err := os.ReadDir(filepath.Join(p.dir(), "c"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if len(p.ruins) == 0 {
+		return
 	}
-	if err != nil {
-		return err
-	}
-	alive := make(map[string]wire.Process)
-	if mon := p.sup.mon.Load(); mon != nil {
-		ctx, cancel := context.WithTimeout(ctx, connectBudget)
+	p.m.bg.Add(1)
+	// ends when its budget is used up at the latest.
+	go func() {
+		defer p.m.bg.Done()
+		ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 		defer cancel()
-		procs, err := mon.List(ctx)
-		if err != nil {
-			return fmt.Errorf("ask monitor: %w", err)
+		if err := p.clearRuins(ctx); err != nil {
+			p.m.opt.Log.Warn("containers stay half made until their pod is stopped", "pod", p.id, "err", err)
 		}
-		for _, pr := range procs {
-			alive[pr.ID] = pr
-		}
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, r.container(ctx, e.Name(), alive))
-	}
-	return errors.Join(errs...)
+	}()
 }
 
+// container makes one of the pod's containers known. One that is half made is left to clearRuins.
 func (r recovery) container(ctx context.Context, id string, alive map[string]wire.Process) error {
 	p := r.p
 	if !validID(id) {
@@ -226,27 +320,21 @@ func (r recovery) container(ctx context.Context, id string, alive map[string]wir
 	if err == nil && (rec.ID != id || rec.Pod != p.id) {
 		err = fmt.Errorf("record is of container %q: %w", rec.ID, fs.ErrInvalid)
 	}
-	if err != nil {
-		rec = containerRecord{ID: id, Pod: p.id}
-	}
 	cfg, cerr := decodeContainerConfig(rec.Config)
-	if err == nil {
-		err = cerr
+	if err = errors.Join(err, cerr); err != nil || !rec.Created {
+		p.leave(r.ruin(id)) // nobody was given its id: creation was cut short, or the record is damaged
+		return err
 	}
 	c := newContainer(p, rec, cfg)
-	if err != nil || !rec.Created {
-		// Nobody was given its id: creation was cut short, or the record is damaged.
-		return errors.Join(err, footprint{c}.clear(ctx))
-	}
 	p.m.opt.Images.Keep(c.id, rec.Layers)
-	proc, lives := alive[id]
 	p.m.update(func(x *index) { x.addContainer(c) })
-	settle(ctx, c, proc, lives)
+	settle(ctx, c, alive)
 	return nil
 }
 
-// settle decides what the container is now. exit.json is the truth, then the record, then the monitor's word.
-func settle(ctx context.Context, c *Container, proc wire.Process, lives bool) {
+// settle decides what the container is now. exit.json is the truth, then the record, then the monitor's word (nil: it
+// said nothing).
+func settle(ctx context.Context, c *Container, alive map[string]wire.Process) {
 	switch r := c.rec; {
 	case r.StartError != "":
 		c.finish(containerView{finishedAt: r.EndedAt, code: startFailed, reason: "StartError", message: r.StartError})
@@ -256,9 +344,10 @@ func settle(ctx context.Context, c *Container, proc wire.Process, lives bool) {
 		return
 	}
 	c.catchUp(ctx)
-	if c.view.Load().ended {
+	if c.view.Load().ended || alive == nil {
 		return
 	}
+	proc, lives := alive[c.id]
 	if !lives {
 		c.bury(ctx)
 		return
@@ -271,6 +360,8 @@ func settle(ctx context.Context, c *Container, proc wire.Process, lives bool) {
 
 // settleStart finds out how far a start came that the daemon did not live to see.
 func settleStart(ctx context.Context, c *Container) {
+	ctx, cancel := context.WithTimeout(ctx, connectBudget)
+	defer cancel()
 	st, err := c.pod.handler.State(ctx, c.id)
 	if err != nil || st.Status != "running" {
 		return // still waiting: it may be started again

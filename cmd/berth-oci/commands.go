@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci/launch"
+	"github.com/berth-runtime/berth/oci/launch/nofile"
 )
 
 func createFlags(f *flag.FlagSet) *launch.CreateOptions {
@@ -25,6 +26,7 @@ func createFlags(f *flag.FlagSet) *launch.CreateOptions {
 	f.StringVar(&o.PidFile, "pid-file", "", "file to write the init's pid to")
 	f.IntVar(&o.PreserveFDs, "preserve-fds", 0, "descriptors from 3 on to pass to the container")
 	f.BoolVar(&o.NoPivot, "no-pivot", false, "accepted for compatibility: the root is always pivoted")
+	o.NoFile = nofile.Soft
 	f.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 	return o
 }

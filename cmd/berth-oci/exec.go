@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci/launch"
+	"github.com/berth-runtime/berth/oci/launch/nofile"
 )
 
 // words collects a flag given several times.
@@ -33,7 +34,7 @@ func (a *app) exec(ctx context.Context, args []string) (int, error) {
 	f := flags("exec")
 	var x execArgs
 	var detach bool
-	o := &launch.ExecOptions{}
+	o := &launch.ExecOptions{NoFile: nofile.Soft}
 	f.StringVar(&x.process, "process", "", "process.json")
 	f.StringVar(&x.process, "p", "", "process.json")
 	f.StringVar(&x.cwd, "cwd", "", "working directory")

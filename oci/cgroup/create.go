@@ -14,7 +14,7 @@ import (
 )
 
 // mkdirs makes the group's directories and reports whether it made them all.
-func (g *Group) mkdirs() (bool, error) {
+func mkdirs(g *Group) (bool, error) {
 	made := true
 	for _, d := range g.dirs {
 		fresh, err := mkdir(d.path)
@@ -26,7 +26,7 @@ func (g *Group) mkdirs() (bool, error) {
 		case d.v2:
 			// Stats and limits want these; what an ancestor refuses (it has
 			// processes of its own, or lacks the controller) Set reports by name.
-			g.enable(&d, "cpu", "memory", "pids", "io")
+			enable(&d, "cpu", "memory", "pids", "io")
 		case d.hierarchy == g.lay.tree("cpuset"):
 			if err := fillCpuset(d.path, d.dir); err != nil {
 				return false, err
@@ -84,7 +84,7 @@ func inherit(p, root, file string) (string, error) {
 // enable turns controllers on for a cgroup2 directory, that is in the
 // subtree_control of all its ancestors, top down, where they are not on yet.
 // It returns the first refusal and goes on with the other controllers.
-func (g *Group) enable(d *dir, controllers ...string) error {
+func enable(d *dir, controllers ...string) error {
 	var first error
 	for _, c := range controllers {
 		if !contains(d.names, c) || hasField(d.path+"/cgroup.controllers", c) {
@@ -125,7 +125,7 @@ func hasField(file, want string) bool {
 func (g *Group) Remove(ctx context.Context) error {
 	g.Close()
 	g.Settle()
-	if err := g.stopScope(ctx); err != nil {
+	if err := stopScope(g, ctx); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", g.path, err)
 	}
 	var errs []error

@@ -15,13 +15,13 @@ import (
 // to the exceptions from the default. On v2 they become an eBPF program that
 // takes the place of the ones before it without a moment of no filter.
 func (g *Group) Devices(rules []Device) error {
-	if err := g.devices(rules); err != nil {
+	if err := setDevices(g, rules); err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
 	}
 	return nil
 }
 
-func (g *Group) devices(rules []Device) error {
+func setDevices(g *Group, rules []Device) error {
 	policy, err := newPolicy(rules)
 	if err != nil {
 		return err

@@ -71,11 +71,11 @@ func Create(cgroupsPath string, driver Driver) (*Group, error) {
 		return nil, fmt.Errorf("cgroup %s: path does not fit driver %s: %w", cgroupsPath, driver, fs.ErrInvalid)
 	}
 	if g.unit != "" {
-		if err := g.startScope(cgroupsPath); err != nil {
+		if err := startScope(g, cgroupsPath); err != nil {
 			return nil, fmt.Errorf("cgroup %s: %w", g.path, err)
 		}
 	}
-	made, err := g.mkdirs()
+	made, err := mkdirs(g)
 	if err != nil {
 		g.Settle()
 		return nil, fmt.Errorf("cgroup %s: %w", g.path, err)
@@ -177,7 +177,7 @@ func (g *Group) dir(controller string) *dir {
 // hierarchy only ("--cgroup freezer:NAME"); in the other v1 hierarchies its
 // processes are in g and share its limits. It is idempotent.
 func (g *Group) Sub(name string) (*Group, error) {
-	s, err := g.sub(name)
+	s, err := subGroup(g, name)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (g *Group) Sub(name string) (*Group, error) {
 
 // OpenSub returns a group that Sub made; fs.ErrNotExist if it is not there.
 func (g *Group) OpenSub(name string) (*Group, error) {
-	s, err := g.sub(name)
+	s, err := subGroup(g, name)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (g *Group) OpenSub(name string) (*Group, error) {
 	return nil, fmt.Errorf("cgroup %s: %w", s.path, fs.ErrNotExist)
 }
 
-func (g *Group) sub(name string) (*Group, error) {
+func subGroup(g *Group, name string) (*Group, error) {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\n\x00") {
 		return nil, fmt.Errorf("cgroup %s: sub group %q: %w", g.path, name, fs.ErrInvalid)
 	}

@@ -69,7 +69,7 @@ func spawn(t testing.TB, g *cgroup.Group, script string) *exec.Cmd {
 	for i := range e.Tasks {
 		enter += fmt.Sprintf("echo 0 >/proc/self/fd/%d && ", i+3)
 	}
-	c := exec.Command("/bin/bash", "-c", enter+"echo in && "+script)
+	c := exec.Command("/bin/bash", "-c", enter+"echo in && { "+script+"\n}")
 	c.ExtraFiles = e.Tasks
 	if e.Dir != nil {
 		c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(e.Dir.Fd())}
@@ -86,6 +86,23 @@ func spawn(t testing.TB, g *cgroup.Group, script string) *exec.Cmd {
 		t.Fatalf("process did not enter: %v", err)
 	}
 	return c
+}
+
+// holds waits until a group has n processes.
+func holds(t testing.TB, g *cgroup.Group, n int) {
+	t.Helper()
+	var procs []int
+	for range 500 {
+		var err error
+		if procs, err = g.Procs(); err != nil {
+			t.Fatal(err)
+		}
+		if len(procs) == n {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s holds %v; want %d", g.Path(), procs, n)
 }
 
 func soon(t testing.TB) context.Context {
@@ -175,9 +192,8 @@ func TestKillSubOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	spawn(t, sub, "sleep 100 & sleep 100; :")
-	if procs, err := sub.Procs(); err != nil || len(procs) != 3 {
-		t.Fatalf("sub group holds %v, %v; want 3", procs, err)
-	}
+	holds(t, sub, 3)
+	holds(t, g, 5)
 	if err := sub.Kill(soon(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -250,4 +266,27 @@ func readIn(t testing.TB, g *cgroup.Group, controller, file string) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(b))
+}
+
+// BenchmarkKill is the time from Kill to an empty group of two processes.
+func BenchmarkKill(b *testing.B) {
+	g := newGroup(b)
+	for b.Loop() {
+		b.StopTimer()
+		sub, err := g.Sub("x")
+		if err != nil {
+			b.Fatal(err)
+		}
+		c := spawn(b, sub, "sleep 1000; :")
+		b.StartTimer()
+		if err := sub.Kill(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		_ = c.Wait()
+		if err := sub.Remove(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
 }

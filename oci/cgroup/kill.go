@@ -66,9 +66,13 @@ func gone(err error) bool {
 // returns when none is left or ctx ends. cgroup2 does it at once (cgroup.kill,
 // Linux 5.14), in hybrid mode as well; elsewhere the group is frozen while its
 // members are signalled, so that nothing forks away. The group ends up thawed.
+//
+// A group that was killed is at its end: Linux 6.18 kills whatever is born into
+// it by CLONE_INTO_CGROUP later (the child's count of kills is taken from its
+// parent's cgroup and found wanting). Remove and Create it to use it again.
 func (g *Group) Kill(ctx context.Context) error {
 	for wait := time.Duration(0); ; wait = min(2*wait+250*time.Microsecond, 20*time.Millisecond) {
-		left, err := g.killOnce()
+		left, err := killOnce(g, wait == 0)
 		if err != nil {
 			return fmt.Errorf("kill cgroup %s: %w", g.path, err)
 		}
@@ -81,15 +85,24 @@ func (g *Group) Kill(ctx context.Context) error {
 	}
 }
 
-// killOnce kills what it sees and reports how many that were.
-func (g *Group) killOnce() (int, error) {
+// killOnce kills what it sees and reports how many that were. The first time it
+// leaves it at cgroup.kill where there is that: nothing escapes it but what is
+// in v1 hierarchies only.
+func killOnce(g *Group, first bool) (int, error) {
+	whole := false
 	if d := g.dir(unifiedName); d != nil && d.own {
-		// Missing on old kernels, and then the signals below do it.
-		_ = writeFile(d.path+"/cgroup.kill", "1")
+		whole = writeFile(d.path+"/cgroup.kill", "1") == nil
 	}
 	pids, err := g.Procs()
 	if err != nil || len(pids) == 0 {
 		return 0, err
+	}
+	if d := g.freezer(); whole && first {
+		if d != nil && !d.v2 {
+			// The v1 freezer holds even the killed; cgroup2's lets them go.
+			_ = d.thawAll()
+		}
+		return len(pids), nil
 	}
 	// Asked for, not waited for: it narrows the race with fork, the loop in
 	// Kill closes it.

@@ -34,7 +34,7 @@ func TestKillWithoutUnified(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if _, err := g.mkdirs(); err != nil {
+	if _, err := mkdirs(g); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
@@ -50,14 +50,19 @@ func TestKillWithoutUnified(t *testing.T) {
 		t.Errorf("directories of a sub group: %v", d)
 	}
 	start := func(g *Group, script string) {
-		c := exec.Command("/bin/bash", "-c", script)
-		if err := c.Start(); err != nil {
+		c := exec.Command("/bin/bash", "-c", "read; "+script)
+		in, err := c.StdinPipe()
+		if err == nil {
+			err = c.Start()
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
 		if err := g.Add(c.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
+		in.Close() // and off it goes
 	}
 	start(g, "while :; do (:); done")
 	start(g, "sleep 100 & sleep 100; :")

@@ -80,16 +80,15 @@ func (p *planner) fail(err error, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf(format+": %w", append(args, err)...))
 }
 
+// v2 says which version's files a controller has; one that is mounted nowhere is
+// named like its neighbours, in an error.
 func (p *planner) v2(controller string) bool {
-	v2, ok := p.has(controller)
-	if !ok {
-		// Not mounted anywhere: name the v2 file in the error on a v2 host.
-		v2, _ = p.has(unifiedName)
-		if _, v1 := p.has("memory"); v1 {
-			v2, _ = p.has("memory")
+	for _, c := range []string{controller, "memory", unifiedName} {
+		if v2, ok := p.has(c); ok {
+			return v2
 		}
 	}
-	return v2
+	return false
 }
 
 // limit writes a limit the way both versions read "none".
@@ -164,6 +163,11 @@ func (p *planner) memoryV1(m *Memory) {
 	if !above && swap != nil {
 		p.swapV1(*swap, counted)
 	}
+	p.memoryRestV1(m)
+}
+
+// memoryRestV1 is what has no order.
+func (p *planner) memoryRestV1(m *Memory) {
 	if m.Reservation != nil {
 		p.put("memory", "memory.soft_limit_in_bytes", strconv.FormatInt(max(*m.Reservation, -1), 10))
 	}

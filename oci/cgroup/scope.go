@@ -81,7 +81,7 @@ func unitName(s string) bool {
 // with, and the container's own is to be born in it: a placeholder stands in
 // until Settle. A name that is taken belongs to this very group (then there is
 // nothing to do) or to a failed unit that nobody collected.
-func (g *Group) startScope(cgroupsPath string) error {
+func startScope(g *Group, cgroupsPath string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
 	defer cancel()
 	conn, err := systemd.Dial(ctx)
@@ -99,7 +99,7 @@ func (g *Group) startScope(cgroupsPath string) error {
 	}
 	s := systemd.Scope{Name: g.unit, Slice: slice, Description: "container " + g.unit, PID: hold.pid}
 	err = conn.StartScope(ctx, s)
-	if errors.Is(err, fs.ErrExist) && !g.alive() {
+	if errors.Is(err, fs.ErrExist) && !alive(g) {
 		if err = conn.ResetFailed(ctx, g.unit); err == nil {
 			err = conn.StartScope(ctx, s)
 		}
@@ -116,7 +116,7 @@ func (g *Group) startScope(cgroupsPath string) error {
 }
 
 // alive reports whether any hierarchy has the group.
-func (g *Group) alive() bool {
+func alive(g *Group) bool {
 	for _, d := range g.dirs {
 		if unix.Access(d.path, unix.F_OK) == nil {
 			return true
@@ -126,7 +126,7 @@ func (g *Group) alive() bool {
 }
 
 // stopScope has systemd give up the group's unit.
-func (g *Group) stopScope(ctx context.Context) error {
+func stopScope(g *Group, ctx context.Context) error {
 	if g.unit == "" {
 		return nil
 	}
@@ -140,7 +140,7 @@ func (g *Group) stopScope(ctx context.Context) error {
 
 // tellSystemd repeats limits as unit properties: a reload of systemd writes
 // those it knows, and would undo ours.
-func (g *Group) tellSystemd(r *Resources) error {
+func tellSystemd(g *Group, r *Resources) error {
 	if g.unit == "" {
 		return nil
 	}

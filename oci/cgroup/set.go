@@ -10,7 +10,9 @@ import (
 
 // Set writes the limits in r. It is transactional: when the kernel refuses one,
 // those already written get their old values back and the error names the file.
-// Device rules come last. A frozen group can be Set.
+// Device rules come last. Of a group that was created a moment ago and never Set
+// there is nothing worth restoring: it is to be removed. A frozen group can be
+// Set.
 func (g *Group) Set(r *Resources) error {
 	if r == nil {
 		return nil
@@ -20,15 +22,15 @@ func (g *Group) Set(r *Resources) error {
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
 	}
-	undo, err := g.apply(writes)
+	undo, err := apply(g, writes)
 	if err == nil && r.Devices != nil {
-		err = g.devices(r.Devices)
+		err = setDevices(g, r.Devices)
 	}
 	if err == nil {
-		err = g.tellSystemd(r)
+		err = tellSystemd(g, r)
 	}
 	if err != nil {
-		return fmt.Errorf("limit cgroup %s: %w", g.path, errors.Join(err, g.restore(undo)))
+		return fmt.Errorf("limit cgroup %s: %w", g.path, errors.Join(err, restore(g, undo)))
 	}
 	g.fresh = false
 	return nil
@@ -50,26 +52,9 @@ func (g *Group) read(controller, file string) string {
 
 // apply does the writes in order and returns how to undo those it did, last
 // first. What a fresh group held before interests nobody.
-func (g *Group) apply(writes []write) (undo []write, err error) {
+func apply(g *Group, writes []write) (undo []write, err error) {
 	for _, w := range writes {
-		d := g.dir(w.controller)
-		if d == nil {
-			if w.optional {
-				continue
-			}
-			return undo, fmt.Errorf("%s = %q: controller %s is not mounted: %w", w.file, w.value, w.controller, errors.ErrUnsupported)
-		}
-		if d.v2 && w.controller != unifiedName {
-			if err := g.enable(d, w.controller); err != nil && !w.optional {
-				return undo, err
-			}
-		}
-		back := w
-		back.value, back.optional = w.old, true
-		if w.old == "" && !g.fresh {
-			back.value = g.read(w.controller, w.file)
-		}
-		err := writeFile(d.path+"/"+w.file, w.value)
+		back, err := put(g, w)
 		if errors.Is(err, fs.ErrNotExist) && w.optional {
 			continue
 		}
@@ -83,7 +68,31 @@ func (g *Group) apply(writes []write) (undo []write, err error) {
 	return undo, nil
 }
 
-func (g *Group) restore(undo []write) error {
+// put does one write and returns its opposite. A controller that no hierarchy
+// has is a file that does not exist, and unsupported.
+func put(g *Group, w write) (back write, err error) {
+	d := g.dir(w.controller)
+	if d == nil {
+		return back, fmt.Errorf("%s = %q: controller %s is not mounted: %w: %w", w.file, w.value, w.controller,
+			errors.ErrUnsupported, fs.ErrNotExist)
+	}
+	// Not for the sake of an option in hybrid mode, where nobody has turned on
+	// controllers of the cgroup2 tree, and doing so would forbid processes
+	// beside groups (cgroup-v2, "No Internal Process Constraint").
+	if d.v2 && w.controller != unifiedName && !(w.optional && g.lay.mode == Hybrid) {
+		if err := enable(d, w.controller); err != nil && !w.optional {
+			return back, err
+		}
+	}
+	back = w
+	back.value = w.old
+	if w.old == "" && !g.fresh {
+		back.value = g.read(w.controller, w.file)
+	}
+	return back, writeFile(d.path+"/"+w.file, w.value)
+}
+
+func restore(g *Group, undo []write) error {
 	var errs []error
 	for _, w := range undo {
 		if d := g.dir(w.controller); d != nil {

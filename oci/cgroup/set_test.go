@@ -81,10 +81,13 @@ func TestSetIsTransactional(t *testing.T) {
 	}
 }
 
-func TestSetRefusals(t *testing.T) {
-	t.Parallel()
-	g := newGroup(t)
+func TestSetRefusals(t *testing.T) { // not parallel: changes the cgroup2 root for a while
+	other := newGroup(t)
 	mode, _ := cgroup.Detect()
+	if mode == cgroup.Hybrid {
+		keepControllers(t, strings.TrimSuffix(other.Dirs()[""], other.Path()))
+	}
+	g := newGroup(t)
 	if mode == cgroup.Hybrid {
 		err := g.Set(&cgroup.Resources{Unified: map[string]string{"hugetlb.3MB.max": "0"}})
 		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "hugetlb.3MB.max") {
@@ -99,6 +102,54 @@ func TestSetRefusals(t *testing.T) {
 	if !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("limit below usage: %v", err)
 	}
+}
+
+// TestEnable limits huge pages, whose controller a hybrid host has in its
+// cgroup2 tree and off: it is turned on from the root down to the parent.
+func TestEnable(t *testing.T) { // not parallel: changes the cgroup2 root for a while
+	other := newGroup(t)
+	root := strings.TrimSuffix(other.Dirs()[""], other.Path())
+	if b, err := os.ReadFile(root + "/cgroup.controllers"); err != nil || !strings.Contains(string(b), "hugetlb") {
+		t.Skip("needs the hugetlb controller in a cgroup2 tree")
+	}
+	keepControllers(t, root)
+	g := newGroup(t)
+	dir := g.Dirs()[""]
+	err := g.Set(&cgroup.Resources{
+		HugepageLimits: []cgroup.HugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}},
+		Unified:        map[string]string{"hugetlb.1GB.max": "0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"hugetlb.2MB.max": "4194304", "hugetlb.2MB.rsvd.max": "4194304", "hugetlb.1GB.max": "0"} {
+		if b, err := os.ReadFile(dir + "/" + file); err != nil || strings.TrimSpace(string(b)) != want {
+			t.Errorf("%s = %q, %v; want %s", file, b, err, want)
+		}
+	}
+	if b, err := os.ReadFile(dir + "/cgroup.subtree_control"); err != nil || len(strings.TrimSpace(string(b))) != 0 {
+		t.Errorf("the group's own subtree_control is %q, %v: it could hold no processes", b, err)
+	}
+}
+
+// keepControllers turns off afterwards what a test turns on in a cgroup2 root.
+func keepControllers(t *testing.T, root string) {
+	t.Helper()
+	file := root + "/cgroup.subtree_control"
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		after, _ := os.ReadFile(file)
+		for c := range strings.FieldsSeq(string(after)) {
+			if !strings.Contains(" "+string(before), " "+c) {
+				if err := os.WriteFile(file, []byte("-"+c), 0); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
 }
 
 func TestDevices(t *testing.T) {

@@ -90,7 +90,7 @@ func (g *Group) Stats() (Stats, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stats == nil {
-		g.stats = g.openStats()
+		g.stats = openStats(g)
 	}
 	s := Stats{Time: time.Now(), Memory: MemoryStats{Limit: unlimited}, Pids: PidsStats{Limit: unlimited}}
 	err := g.stats.read(&s)
@@ -127,9 +127,9 @@ type source struct {
 
 // openStats opens what the group has of the sources. Files that are missing
 // are counters this kernel does not keep.
-func (g *Group) openStats() *statFiles {
+func openStats(g *Group) *statFiles {
 	st := &statFiles{buf: make([]byte, 8192)}
-	for _, src := range g.sources() {
+	for _, src := range sources(g) {
 		d := g.dir(src.controller)
 		if d == nil {
 			continue
@@ -143,7 +143,7 @@ func (g *Group) openStats() *statFiles {
 	return st
 }
 
-func (g *Group) sources() []source {
+func sources(g *Group) []source {
 	var all []source
 	add := func(controller, file string, parse func([]byte, *Stats)) {
 		all = append(all, source{controller, file, parse})

@@ -114,7 +114,7 @@ func BenchmarkCreateRemove(b *testing.B) {
 	}
 }
 
-func BenchmarkSetFresh(b *testing.B) {
+func BenchmarkSet(b *testing.B) {
 	g := newGroup(b)
 	r := &cgroup.Resources{
 		CPU:    &cgroup.CPU{Shares: ptr[uint64](100), Quota: ptr[int64](50000), Period: ptr[uint64](100000)},

@@ -16,6 +16,7 @@ import (
 type opened struct {
 	fds     []int
 	maps    *idmaps
+	layers  []int // id-mapped clones of overlay layers
 	listen  *os.File
 	console *os.File
 }
@@ -35,6 +36,9 @@ func (o *opened) open(sources []plan.Source) error {
 // close gives back what open opened; listen and console are the caller's.
 func (o *opened) close() {
 	for _, fd := range o.fds {
+		unix.Close(fd)
+	}
+	for _, fd := range o.layers {
 		unix.Close(fd)
 	}
 	o.maps.close()
@@ -203,8 +207,7 @@ func (o *opened) overlay(s *plan.Source) (int, error) {
 	return fd, nil
 }
 
-// layer sets one option. With id mappings the layers themselves are id-mapped clones, handed over by descriptor
-// (Linux 6.13).
+// layer sets one option. With id mappings the lower layers are id-mapped clones, handed over by descriptor (Linux 6.13).
 func (o *opened) layer(ctx int, opt string, s *plan.Source) error {
 	key, value, has := strings.Cut(opt, "=")
 	if !has {
@@ -218,15 +221,58 @@ func (o *opened) layer(ctx int, opt string, s *plan.Source) error {
 	if len(s.UIDs) == 0 {
 		return unix.FsconfigSetString(ctx, key, value)
 	}
+	if key == "upperdir" {
+		if err := ownUpper(value, s); err != nil {
+			return err
+		}
+	}
+	if key == "upperdir" || key == "workdir" {
+		return unix.FsconfigSetString(ctx, key, value)
+	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, value, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	o.layers = append(o.layers, fd) // the tree is dissolved when this is closed: not before the overlay is made
 	if err := o.idmap(fd, &plan.Source{UIDs: s.UIDs, GIDs: s.GIDs}); err != nil {
 		return err
 	}
 	return unix.FsconfigSetFd(ctx, key, fd)
+}
+
+// ownUpper gives the upper directory, which is what the container sees as its root, the owner that stands for its own
+// in the container. Upper and work directory are not id-mapped: overlayfs works in them with the ids of the host's root
+// and creates files with the mapped ids of their makers.
+func ownUpper(dir string, s *plan.Source) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	uid, gid := hostID(s.UIDs, st.Uid), hostID(s.GIDs, st.Gid)
+	if uid == st.Uid && gid == st.Gid {
+		return nil
+	}
+	return unix.Fchown(fd, int(uid), int(gid))
+}
+
+// hostID maps an id of the container; one that is the host's side of the mapping already stays.
+func hostID(maps []specs.LinuxIDMapping, id uint32) uint32 {
+	for _, m := range maps {
+		if id >= m.HostID && id-m.HostID < m.Size {
+			return id
+		}
+	}
+	for _, m := range maps {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return m.HostID + (id - m.ContainerID)
+		}
+	}
+	return id
 }
 
 // said reads the message log of a file system context.

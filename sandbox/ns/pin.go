@@ -147,10 +147,15 @@ func unpin(path string) error {
 	if err := unmount(path); err != nil {
 		return fmt.Errorf("unpin %s: %w", path, err)
 	}
-	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+	if err := unix.Unlink(path); err != nil && err != unix.ENOENT && !missing(path) {
 		return fmt.Errorf("unpin %s: %w", path, err)
 	}
 	return nil
+}
+
+// missing tells that nothing is at path. On a read-only file system that is not what unlink(2) says of it.
+func missing(path string) bool {
+	return unix.Access(path, unix.F_OK) == unix.ENOENT
 }
 
 // unmount removes all that is mounted on path.

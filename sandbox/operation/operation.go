@@ -27,8 +27,13 @@ type Operation struct {
 	err    error
 }
 
-// At names what the operation does or waits for now; the text is in every deadline error.
-func (o *Operation) At(phase string) { o.phase.Store(&phase) }
+// At names what the operation does or waits for now; the text is in every deadline error. A nil Operation is work that
+// nobody waits for.
+func (o *Operation) At(phase string) {
+	if o != nil {
+		o.phase.Store(&phase)
+	}
+}
 
 // wait returns the result, or an error that says what the work is waiting for when ctx ends first.
 func (o *Operation) wait(ctx context.Context) (string, error) {

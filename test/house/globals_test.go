@@ -51,7 +51,8 @@ func targets(n ast.Node) []ast.Expr {
 	case *ast.IncDecStmt:
 		return []ast.Expr{n.X}
 	case *ast.UnaryExpr:
-		if n.Op == token.AND {
+		// The address of an element is how a table's row is read without a copy.
+		if _, row := n.X.(*ast.IndexExpr); n.Op == token.AND && !row {
 			return []ast.Expr{n.X}
 		}
 	case *ast.CallExpr:

@@ -18,13 +18,16 @@ golang.org/x/sys
 	< oci/cgroup, sandbox/monitor/wire, sandbox/ns/hold, image/layer, image/overlay;
 sandbox/ns/hold < sandbox/ns;
 sandbox/monitor/wire < sandbox/monitor, sandbox/monitor/loop;
-github.com/cilium/ebpf, github.com/godbus/dbus < oci/cgroup;
+golang.org/x/sys < oci/cgroup/systemd;
+oci/cgroup/systemd < oci/cgroup;
 
 # The OCI runtime specification.
 github.com/opencontainers/runtime-spec < oci, sandbox/compile;
 golang.org/x/sys < oci/launch/program, oci/launch/spawn;
 oci/launch/program < oci/launch/hook;
-oci/launch/hook < oci/launch/inside, oci/launch/state;
+golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/seccomp;
+oci/launch/hook, oci/launch/seccomp < oci/launch/inside;
+oci/launch/hook, oci/cgroup < oci/launch/state;
 github.com/opencontainers/runtime-spec, oci/cgroup, oci/launch/hook < oci/launch/plan;
 oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/cgroup < oci/launch;
 oci, oci/launch < cmd/berth-oci;

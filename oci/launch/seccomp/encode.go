@@ -10,7 +10,7 @@ import (
 
 // magic begins an encoded program; its number changes with the compiler's
 // answers, so that programs of older ones are not taken for its own.
-const magic = "berthbpf1\n"
+const magic = "berthbpf2\n"
 
 // headLen is the magic, flags, notify and the number of instructions.
 const headLen = len(magic) + 4 + 1 + 4

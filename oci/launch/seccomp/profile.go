@@ -154,7 +154,9 @@ func parseCond(a specs.LinuxSeccompArg) (cond, error) {
 	c := cond{index: int(a.Index), op: a.Op, mask: ^uint64(0), value: a.Value}
 	switch a.Op {
 	case specs.OpMaskedEqual:
-		c.mask, c.value = a.Value, a.ValueTwo
+		// Bits of the value that the mask hides can't be asked for; libseccomp
+		// drops them, where keeping them would mean "never".
+		c.mask, c.value = a.Value, a.ValueTwo&a.Value
 	case specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo, specs.OpGreaterEqual, specs.OpGreaterThan:
 	default:
 		return cond{}, fmt.Errorf("operator %q: %w", a.Op, fs.ErrInvalid)

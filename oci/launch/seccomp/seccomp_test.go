@@ -211,7 +211,15 @@ func child(t *testing.T) {
 	if _, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0); err != unix.EPERM {
 		t.Errorf("socket(AF_VSOCK): %v", err)
 	}
-	t.Logf("confined: compiled in %v, loaded in %v", compiled.Sub(begin), loaded.Sub(compiled))
+	best := loaded.Sub(compiled)
+	for range 20 {
+		again := time.Now()
+		if _, err := Load(prog); err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(again))
+	}
+	t.Logf("confined: compiled in %v, loaded in %v, at best %v", compiled.Sub(begin), loaded.Sub(compiled), best)
 }
 
 // TestListener loads a filter with SCMP_ACT_NOTIFY.

@@ -82,12 +82,13 @@ func Main(m *testing.M) int {
 		return complain(err)
 	}
 	the = n
-	before, err := leak.Take(leak.Options{})
+	all := leak.Options{Cgroup: cgroupParent(n.Dir)}
+	before, err := leak.Take(all)
 	if err != nil {
 		return complain(err)
 	}
 	code := m.Run()
-	left, err := leak.Settle(before, leak.Options{}, 5*time.Second)
+	left, err := leak.Settle(before, all, 5*time.Second)
 	if err != nil || len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "left behind by all tests together: %v\n    %s\n", err, strings.Join(left, "\n    "))
 		return 1
@@ -132,9 +133,9 @@ func Get(t *testing.T) *Node {
 
 func (n *Node) owned() leak.Options {
 	if n.Root == "" {
-		return leak.Options{}
+		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
-	return leak.Options{Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"), filepath.Join(n.Root, "layers")}}
+	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"), filepath.Join(n.Root, "layers")}}
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.

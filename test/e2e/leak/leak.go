@@ -29,6 +29,7 @@ import (
 type Options struct {
 	Dirs   []string // trees whose entries count
 	Except []string // trees below them that don't: the image store grows by pulling
+	Cgroup string   // only cgroups below this path count; empty: all that look like a runtime's
 }
 
 // Snapshot counts descriptions: "mount: overlay /x" -> 1.
@@ -37,10 +38,13 @@ type Snapshot map[string]int
 // Take looks at everything. What vanishes while it looks is not there.
 func Take(o Options) (Snapshot, error) {
 	s := Snapshot{}
-	for _, look := range []func(Snapshot) error{processes, mounts, namespaces, cgroups, links, rules} {
+	for _, look := range []func(Snapshot) error{processes, mounts, namespaces, links, rules} {
 		if err := look(s); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.cgroups(o.Cgroup); err != nil {
+		return nil, err
 	}
 	for _, d := range o.Dirs {
 		if err := s.files(d, o.Except); err != nil {
@@ -127,9 +131,9 @@ func namespaces(s Snapshot) error {
 }
 
 // ownCgroup matches the paths runtimes and this suite make; other cgroups belong to the machine.
-var ownCgroup = regexp.MustCompile(`berth|kubepods|[0-9a-f]{64}|k8s\.io`)
+var ownCgroup = regexp.MustCompile(`/berth(-e2e|-demo|-leak[^/]*)?(/|$)|kubepods|[0-9a-f]{64}|k8s\.io`)
 
-func cgroups(s Snapshot) error {
+func (s Snapshot) cgroups(below string) error {
 	var roots []string
 	err := eachLine("/proc/self/mountinfo", func(l string) {
 		left, right, _ := strings.Cut(l, " - ")
@@ -139,7 +143,8 @@ func cgroups(s Snapshot) error {
 	})
 	for _, root := range roots {
 		filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && ownCgroup.MatchString(strings.TrimPrefix(p, root)) {
+			path := strings.TrimPrefix(p, root)
+			if err == nil && d.IsDir() && strings.HasPrefix(path, below) && ownCgroup.MatchString(path) {
 				s["cgroup: "+p]++
 			}
 			return nil // it may have gone meanwhile

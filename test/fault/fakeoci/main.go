@@ -1,0 +1,254 @@
+// Command fakeoci has the command line of an OCI runtime and contains nothing: what it starts are processes of the host,
+// in the container's cgroup and with its streams. They are this program again, doing what the container's command says.
+// At each step it does what its script says (package script), whose directory is the global option --script:
+//
+//	create   before anything is made;  created  when all is made, before it returns;  start, started, delete, exec, execed likewise
+//	fail TEXT, die (by SIGKILL), junk (a pid file that holds no number)
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/berth-runtime/berth/oci/cgroup"
+	"github.com/berth-runtime/berth/test/fault/script"
+)
+
+// invocation is a command line taken apart.
+type invocation struct {
+	root, verb, id string
+	script         script.Dir
+	opt            map[string]string
+}
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "init" {
+		wait(os.Args[2])
+		payload(os.Args[3:])
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == "payload" {
+		payload(os.Args[2:])
+		return
+	}
+	v := parse(os.Args[1:])
+	if err := v.run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) invocation {
+	v := invocation{opt: map[string]string{}}
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		switch {
+		case a == "--force" || a == "--detach" || a == "-f" || a == "-d" || a == "--all":
+		case strings.HasPrefix(a, "--"):
+			name, value, ok := strings.Cut(a[2:], "=")
+			if !ok && i+1 < len(args) {
+				i++
+				value = args[i]
+			}
+			v.opt[name] = value
+		case v.verb == "":
+			v.verb = a
+		case v.id == "":
+			v.id = a
+		}
+	}
+	v.root, v.script = v.opt["root"], script.Dir(v.opt["script"])
+	return v
+}
+
+func (v invocation) dir() string { return filepath.Join(v.root, v.id) }
+
+func (v invocation) read(name string) string {
+	b, _ := os.ReadFile(filepath.Join(v.dir(), name))
+	return string(b)
+}
+
+// step does what the script says that ends the program in some way.
+func (v invocation) step(name string) error {
+	switch action, text := v.script.Step(name, v.id); action {
+	case "fail":
+		return fmt.Errorf("%s", text)
+	case "die":
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "junk":
+		os.WriteFile(v.opt["pid-file"], []byte("junk"), 0o600)
+		os.Exit(0)
+	}
+	return nil
+}
+
+func (v invocation) run() error {
+	if err := v.step(v.verb); err != nil {
+		return err
+	}
+	switch v.verb {
+	case "create":
+		return v.create()
+	case "start":
+		f, err := os.OpenFile(filepath.Join(v.dir(), "start"), os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := os.WriteFile(filepath.Join(v.dir(), "running"), nil, 0o600); err != nil {
+			return err
+		}
+		if _, err := f.Write([]byte{0}); err != nil {
+			return err
+		}
+		return v.step("started")
+	case "state":
+		return v.state()
+	case "kill", "delete":
+		if pid, err := strconv.Atoi(v.read("pid")); err == nil && pid > 1 && v.status() != "stopped" {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if v.verb == "delete" {
+			return os.RemoveAll(v.dir())
+		}
+	case "exec":
+		return v.exec()
+	case "update":
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	case "features":
+		fmt.Println(`{"ociVersionMin":"1.0.0","ociVersionMax":"1.2.0"}`)
+	}
+	return nil
+}
+
+// config is what of an OCI configuration matters here.
+type config struct {
+	Process struct{ Args []string }
+	Linux   struct{ CgroupsPath string }
+}
+
+func load(name string) (c config, err error) {
+	b, err := os.ReadFile(name)
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	return c, err
+}
+
+func (v invocation) create() error {
+	bundle := v.opt["bundle"]
+	c, err := load(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(v.root, 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(v.dir(), 0o700); err != nil {
+		return err
+	}
+	if err := syscall.Mkfifo(filepath.Join(v.dir(), "start"), 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(v.dir(), "bundle"), []byte(bundle), 0o600); err != nil {
+		return err
+	}
+	g, err := cgroup.Create(c.Linux.CgroupsPath, "cgroupfs")
+	if err != nil {
+		return err
+	}
+	pid, err := launch(g, append([]string{"init", filepath.Join(v.dir(), "start")}, c.Process.Args...))
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{filepath.Join(v.dir(), "pid"), v.opt["pid-file"]} {
+		if err := os.WriteFile(name, []byte(strconv.Itoa(pid)), 0o600); err != nil {
+			return err
+		}
+	}
+	return v.step("created")
+}
+
+// launch starts this program again and puts it into a cgroup.
+func launch(g *cgroup.Group, args []string) (int, error) {
+	c := exec.Command("/proc/self/exe", args...)
+	c.Args[0] = "fakeoci-container"
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := c.Start(); err != nil {
+		return 0, err
+	}
+	if err := g.Add(c.Process.Pid); err != nil {
+		c.Process.Kill()
+		c.Wait()
+		return 0, err
+	}
+	return c.Process.Pid, nil
+}
+
+func (v invocation) exec() error {
+	c, err := load(filepath.Join(v.read("bundle"), "config.json"))
+	if err != nil {
+		return err
+	}
+	var p struct{ Args []string }
+	b, err := os.ReadFile(v.opt["process"])
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	g, err := cgroup.Open(c.Linux.CgroupsPath)
+	if err != nil {
+		return err
+	}
+	if _, sub, ok := strings.Cut(v.opt["cgroup"], ":"); ok {
+		g, err = g.OpenSub(sub)
+	} else if v.opt["cgroup"] != "" {
+		g, err = g.OpenSub(v.opt["cgroup"])
+	}
+	if err != nil {
+		return err
+	}
+	pid, err := launch(g, append([]string{"payload"}, p.Args...))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(v.opt["pid-file"], []byte(strconv.Itoa(pid)), 0o600); err != nil {
+		return err
+	}
+	return v.step("execed")
+}
+
+// status tells by the process's start whether it is the container's: a zombie is over.
+func (v invocation) status() string {
+	stat, err := os.ReadFile("/proc/" + v.read("pid") + "/stat")
+	_, after, ok := strings.Cut(string(stat), ") ")
+	_, rerr := os.Stat(filepath.Join(v.dir(), "running"))
+	switch {
+	case err != nil || !ok || strings.HasPrefix(after, "Z"):
+		return "stopped"
+	case rerr == nil:
+		return "running"
+	}
+	return "created"
+}
+
+func (v invocation) state() error {
+	if _, err := os.Stat(v.dir()); err != nil {
+		return fmt.Errorf("container %s does not exist", v.id)
+	}
+	pid, _ := strconv.Atoi(v.read("pid"))
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"ociVersion": "1.2.0", "id": v.id, "status": v.status(), "pid": pid, "bundle": v.read("bundle"),
+	})
+}
