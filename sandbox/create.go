@@ -87,7 +87,9 @@ type creation struct {
 	c       *Container
 	img     image.Image
 	in      compile.Input
-	cdi     []string            // names of CDI devices
+	cdi     []string // names of CDI devices
+	passwd  []byte   // the image's file, nil: it has none; group likewise
+	group   []byte
 	volumes map[string][]string // directory of each anonymous volume -> the image's directories it is filled from
 }
 
@@ -171,7 +173,7 @@ func (k *creation) gather() error {
 	if k.in.User, err = k.resolveUser(); err != nil {
 		return err
 	}
-	if k.in.Devices, err = requestedDevices(c.cfg.GetDevices()); err != nil {
+	if k.in.Devices, err = host.Requested(c.cfg.GetDevices()); err != nil {
 		return err
 	}
 	if k.cdi, err = cdiNames(c.cfg); err != nil {
@@ -274,6 +276,7 @@ func (k *creation) resolveUser() (compile.User, error) {
 		return compile.User{}, fmt.Errorf("read /etc/group of the image: %w", err)
 	}
 	c := k.c
+	k.passwd, k.group = passwd, group
 	u, err := compile.ResolveUser(c.cfg, k.in.Image, passwd, group)
 	if err != nil {
 		return u, err
@@ -315,33 +318,6 @@ func cdiNames(cc *rt.ContainerConfig) ([]string, error) {
 		field = append(field, d.GetName())
 	}
 	return cdi.Names(field, cc.GetAnnotations())
-}
-
-// requestedDevices looks at the device nodes a request names; a directory stands for every device below it.
-func requestedDevices(devices []*rt.Device) ([][]compile.Device, error) {
-	var out [][]compile.Device
-	for _, d := range devices {
-		target := d.GetContainerPath()
-		if target == "" {
-			target = d.GetHostPath()
-		}
-		real, err := filepath.EvalSymlinks(d.GetHostPath())
-		if err != nil {
-			return nil, fmt.Errorf("device %s: %w", short(d.GetHostPath()), err)
-		}
-		found := []compile.Device(nil)
-		if st, err := os.Stat(real); err == nil && st.IsDir() {
-			if found, err = host.DevicesUnder(real, target); err != nil {
-				return nil, fmt.Errorf("device directory %s: %w", real, err)
-			}
-		} else if one, ok := host.DeviceAt(real, target); ok {
-			found = append(found, one)
-		} else {
-			return nil, fmt.Errorf("%s is neither a device nor a directory of devices: %w", real, fs.ErrInvalid)
-		}
-		out = append(out, found)
-	}
-	return out, nil
 }
 
 // paths says where on the host everything of the container is.
@@ -412,7 +388,7 @@ func (k *creation) write(spec *specs.Spec) error {
 		return err
 	}
 	c.show(func(v *containerView) { v.resources = c.cfg.GetLinux().GetResources() })
-	if err := overlay.Prepare(c.dir(), k.img.Layers[0]); err != nil {
+	if err := k.prepareRoot(spec.Process.Env); err != nil {
 		return fmt.Errorf("prepare overlay: %w", err)
 	}
 	b, err := json.Marshal(spec)
@@ -420,6 +396,23 @@ func (k *creation) write(spec *specs.Spec) error {
 		return fmt.Errorf("encode specification: %w", err)
 	}
 	return os.WriteFile(filepath.Join(c.dir(), "config.json"), b, 0o600)
+}
+
+// prepareRoot makes the writable layer, with the few things that programs look for and images leave to the runtime: /etc/mtab,
+// the mark of a container that podman has made known, and an account for a user whose id the image does not have.
+func (k *creation) prepareRoot(env []string) error {
+	if err := overlay.Prepare(k.c.dir(), k.img.Layers[0]); err != nil {
+		return err
+	}
+	items := []overlay.Item{{Name: "etc/mtab", Link: "/proc/mounts"}, {Name: "run/.containerenv"}}
+	passwd, group := compile.Accounts(k.in.User, env, k.passwd, k.group)
+	if passwd != nil {
+		items = append(items, overlay.Item{Name: "etc/passwd", Data: passwd, Replace: true})
+	}
+	if group != nil {
+		items = append(items, overlay.Item{Name: "etc/group", Data: group, Replace: true})
+	}
+	return overlay.Furnish(filepath.Join(k.c.dir(), "upper"), k.img.Layers, items...)
 }
 
 // spawn is the order for the monitor: run the runtime's create with the container's pipes or terminal.
