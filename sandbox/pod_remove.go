@@ -50,14 +50,14 @@ func (p *Pod) stop(ctx context.Context, op *operation.Operation) error {
 		p.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, p.id)
 	}
 	op.At("kill containers")
-	if err := p.killContainers(ctx); err != nil {
+	if err := killContainers(ctx, p); err != nil {
 		return err
 	}
 	return p.clear(ctx, op)
 }
 
 // killContainers ends all containers of the pod, side by side, and waits for their ends.
-func (p *Pod) killContainers(ctx context.Context) error {
+func killContainers(ctx context.Context, p *Pod) error {
 	ctrs := p.m.index.Load().containersOf(p)
 	errs := make(chan error, len(ctrs))
 	for _, c := range ctrs {

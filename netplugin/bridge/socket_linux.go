@@ -19,6 +19,7 @@ type socket struct {
 	buf []byte
 }
 
+//lint:ignore SA1019 The type is the only way to bring a socket of one's own; hack/decisions/0004 says why we do.
 var _ netlink.Socket = (*socket)(nil)
 
 // maxMessages is the most the kernel puts into one answer, in bytes (NLMSG_GOODSIZE and netlink_dump: 32 KiB).

@@ -6,8 +6,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // Mode says how the host has mounted its cgroup hierarchies.
@@ -173,10 +171,4 @@ func (l *layout) tree(controller string) *hierarchy {
 		}
 	}
 	return nil
-}
-
-// isUnified reports whether dir is in a cgroup2 tree.
-func isUnified(dir string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-runtime/berth/sandbox"
 )
 
-// prompt is how fast a list or status has to be while something hangs: far below any timeout, far above a busy machine.
-const prompt = 200 * time.Millisecond
+// swift is how fast a list or status has to be while something hangs: far below any timeout, far above a busy machine.
+const swift = 200 * time.Millisecond
 
 // at once calls f n times side by side and returns the results.
 func atOnce(n int, f func() (string, error)) (ids []string, errs []error) {
@@ -51,7 +51,7 @@ func (n *node) answersPromptly() {
 			n.status(c)
 		}
 	}
-	if d := time.Since(begin); d > prompt {
+	if d := time.Since(begin); d > swift {
 		n.t.Errorf("lists and statuses took %v", d)
 	}
 }

@@ -11,7 +11,10 @@ package nofile
 var Soft = read()
 
 // rlimit is struct rlimit64.
-type rlimit struct{ cur, max uint64 }
+type rlimit struct {
+	cur uint64
+	_   uint64 // the hard limit
+}
 
 func read() uint64 {
 	var l rlimit

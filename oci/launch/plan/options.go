@@ -12,7 +12,6 @@ import (
 // options is what the option words of one mount mean.
 type options struct {
 	bind, recursive  bool
-	readonlySet      bool // "ro" as such: a tmpfs is filled before it becomes read-only
 	set, clear       uint64
 	recSet, recClear uint64
 	propagation      uint64

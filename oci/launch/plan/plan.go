@@ -309,20 +309,28 @@ func (c *Config) Spaces() (*Spaces, error) {
 		}
 		seen[ns.Type] = true
 	}
-	switch {
-	case !seen[specs.MountNamespace]:
-		return nil, unsupported("linux.namespaces without one of type mount")
-	case s.New&unix.CLONE_NEWUSER != 0 && (len(s.UIDs) == 0 || len(s.GIDs) == 0):
-		return nil, invalid("linux.uidMappings, gidMappings: missing for a new user namespace")
-	case c.Hostname != "" && !seen[specs.UTSNamespace], c.Domainname != "" && !seen[specs.UTSNamespace]:
-		return nil, invalid("hostname, domainname: no namespace of type uts")
-	case len(s.Time) > 0 && s.New&unix.CLONE_NEWTIME == 0:
-		return nil, invalid("linux.timeOffsets: no new namespace of type time")
+	if err := c.checkSpaces(s, seen); err != nil {
+		return nil, err
 	}
 	if s.New&unix.CLONE_NEWUTS == 0 {
 		c.Hostname, c.Domainname = "", "" // the name of a joined namespace is not ours to change
 	}
 	return s, nil
+}
+
+// checkSpaces refuses settings of namespaces that are not there.
+func (c *Config) checkSpaces(s *Spaces, seen map[specs.LinuxNamespaceType]bool) error {
+	switch {
+	case !seen[specs.MountNamespace]:
+		return unsupported("linux.namespaces without one of type mount")
+	case s.New&unix.CLONE_NEWUSER != 0 && (len(s.UIDs) == 0 || len(s.GIDs) == 0):
+		return invalid("linux.uidMappings, gidMappings: missing for a new user namespace")
+	case c.Hostname != "" && !seen[specs.UTSNamespace], c.Domainname != "" && !seen[specs.UTSNamespace]:
+		return invalid("hostname, domainname: no namespace of type uts")
+	case len(s.Time) > 0 && s.New&unix.CLONE_NEWTIME == 0:
+		return invalid("linux.timeOffsets: no new namespace of type time")
+	}
+	return nil
 }
 
 func spaceKinds(t specs.LinuxNamespaceType) uintptr {

@@ -219,6 +219,7 @@ func (m *maker) readHooks() error {
 		from []specs.Hook
 		to   *[]hook.Hook
 	}{
+		//lint:ignore SA1019 Deprecated, but a runtime has to honour it (runtime-spec, config.md, Hooks).
 		{"prestart", h.Prestart, &m.p.Hooks.Prestart}, {"createRuntime", h.CreateRuntime, &m.p.Hooks.CreateRuntime},
 		{"poststart", h.Poststart, &m.p.Hooks.Poststart}, {"poststop", h.Poststop, &m.p.Hooks.Poststop},
 	} {
@@ -227,6 +228,7 @@ func (m *maker) readHooks() error {
 			return err
 		}
 	}
+	//lint:ignore SA1019 as above
 	m.hooks = len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 	start, err := hooks("startContainer", h.StartContainer)
 	for _, one := range start {
@@ -257,6 +259,7 @@ func hooks(name string, from []specs.Hook) ([]hook.Hook, error) {
 // known (Plan.SetState).
 func (m *maker) hookSteps() []program.Step {
 	var steps []program.Step
+	//lint:ignore SA1019 as above
 	if len(m.c.Hooks.Prestart)+len(m.c.Hooks.CreateRuntime) > 0 {
 		steps = append(steps, program.Step{Op: program.OpHooks, Slot: -1, Data: "createRuntime"})
 	}

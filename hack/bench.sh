@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Times whole pod lives on Berth and, in the same run and turn by turn, on containerd with runc:
+#
+#   hack/bench.sh [--network builtin|reference] [--alone] [-- bench flags]
+#
+# Berth runs with its built-in network unless told otherwise; containerd always with the reference plugins.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+. "$ROOT/hack/daemon.sh"
+network=builtin alone=''
+while [ $# -gt 0 ]; do
+	case $1 in
+	--network) network=$2; shift ;;
+	--alone) alone=1 ;;
+	--) shift; break ;;
+	*) die "unknown argument $1" ;;
+	esac
+	shift
+done
+if [ -z "${BERTH_IN_TESTNS:-}" ]; then
+	need_root
+	"$ROOT/hack/tools.sh" client cni packages
+	"$ROOT/hack/images.sh"
+	[ -n "$alone" ] || "$ROOT/hack/peers.sh"
+	make -s -C "$ROOT" build
+	(cd "$ROOT" && CGO_ENABLED=0 go build -o "$CACHE/bin/bench" ./hack/bench)
+	exec "$ROOT/hack/testns.sh" "$0" --network "$network" ${alone:+--alone} -- "$@"
+fi
+work_up
+top=$WORK
+peer=
+down() {
+	WORK=$top/peer DAEMON_PID=$peer
+	[ -z "$peer" ] || daemon_kill TERM
+	WORK=$top DAEMON_PID=$ours
+	work_down
+}
+registry_up
+NETWORK=$network
+daemon_up berth
+ours=$DAEMON_PID
+trap down EXIT
+sockets=("berth=${ENDPOINT#unix://}")
+if [ -z "$alone" ]; then
+	mkdir -p "$top"/peer/{cni,root,state}
+	ln -s "$top/certs.d" "$top/peer/certs.d"
+	WORK=$top/peer
+	daemon_up containerd
+	peer=$DAEMON_PID
+	sockets+=("containerd=${ENDPOINT#unix://}")
+	WORK=$top
+fi
+bench "$@" "${sockets[@]}"
+for pid in $(pgrep -x berth-monitor || true); do echo "monitor left: $pid"; done
