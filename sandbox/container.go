@@ -14,6 +14,7 @@ import (
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci/cgroup"
+	"github.com/berth-runtime/berth/sandbox/compile"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
@@ -159,7 +160,7 @@ func (c *Container) status() *rt.ContainerStatus {
 		Image:    &rt.ImageSpec{Image: c.rec.ImageName, UserSpecifiedImage: c.cfg.GetImage().GetUserSpecifiedImage(), Annotations: c.cfg.GetImage().GetAnnotations()},
 		ImageRef: c.rec.ImageRef, ImageId: c.rec.ImageID,
 		Labels: c.cfg.GetLabels(), Annotations: c.cfg.GetAnnotations(), Mounts: c.cfg.GetMounts(), LogPath: c.rec.LogPath,
-		StopSignal: rt.Signal(c.rec.StopSignal),
+		StopSignal: compile.WireSignal(syscall.Signal(c.rec.StopSignal)),
 	}
 	if v.resources != nil {
 		s.Resources = &rt.ContainerResources{Linux: v.resources}

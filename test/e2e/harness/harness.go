@@ -222,6 +222,9 @@ func (n *Node) Launch() error {
 	return nil
 }
 
+// Pid is the daemon's process id.
+func (n *Node) Pid() int { return n.daemon.Process.Pid }
+
 // Kill ends the daemon with the signal and waits for its end. Pods stay.
 func (n *Node) Kill(sig syscall.Signal) error {
 	n.disconnect()
