@@ -117,14 +117,14 @@ func (p *Pod) clearRuins(ctx context.Context) error {
 	for _, c := range ruins {
 		if err := (footprint{c}).clear(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("clear container %s: %w", short(c.id), err))
-			p.leave(c)
+			leave(p, c)
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // leave notes a container that nobody knows of and that is not cleared away yet: the pod's end takes care of it.
-func (p *Pod) leave(c *Container) {
+func leave(p *Pod, c *Container) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ruins = append(p.ruins, c)
