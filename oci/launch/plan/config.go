@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -50,7 +51,7 @@ func (c *Config) check() error {
 		name string
 	}{
 		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"},
-		{c.Linux.IntelRdt != nil, "linux.intelRdt"},
+		{c.Linux.IntelRdt != nil, "linux.intelRdt"}, {len(c.Linux.NetDevices) > 0, "linux.netDevices"},
 	} {
 		if refused.set {
 			return unsupported(refused.name)
@@ -58,6 +59,12 @@ func (c *Config) check() error {
 	}
 	if err := checkProcess(c.Process); err != nil {
 		return err
+	}
+	if p := c.Linux.RootfsPropagation; p != "" && propagationWord(p) == 0 {
+		return invalid("linux.rootfsPropagation %q: not known", p)
+	}
+	if p := c.Linux.MemoryPolicy; p != nil && index(memModes[:], string(p.Mode)) < 0 {
+		return invalid("linux.memoryPolicy.mode %q: not known", p.Mode)
 	}
 	for i, m := range c.Mounts {
 		if !strings.HasPrefix(m.Destination, "/") || strings.ContainsRune(m.Destination, 0) {
@@ -67,6 +74,11 @@ func (c *Config) check() error {
 	return nil
 }
 
+// escapedEnv opens an entry of process.env that is not UTF-8 and so cannot stand in JSON; the base64 of its bytes follows. A NUL
+// byte can begin no entry, so nothing else is meant. It is the caller's sandbox/compile.EscapedEnv.
+const escapedEnv = "\x00base64:"
+
+// checkProcess refuses what cannot be run, and puts entries of the environment that came escaped in clear.
 func checkProcess(p *specs.Process) error {
 	switch {
 	case len(p.Args) == 0 || p.Args[0] == "":
@@ -82,6 +94,14 @@ func checkProcess(p *specs.Process) error {
 		}
 	}
 	for i, s := range p.Env {
+		if text, ok := strings.CutPrefix(s, escapedEnv); ok {
+			raw, err := base64.StdEncoding.DecodeString(text)
+			if err != nil {
+				return invalid("process.env[%d]: %v", i, err)
+			}
+			s = string(raw)
+			p.Env[i] = s
+		}
 		if strings.ContainsRune(s, 0) {
 			return invalid("process.env[%d]: NUL byte", i)
 		}
