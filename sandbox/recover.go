@@ -306,7 +306,7 @@ func (r recovery) clearRuins() {
 		defer p.m.bg.Done()
 		ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 		defer cancel()
-		if err := p.clearRuins(ctx); err != nil {
+		if err := clearRuins(ctx, p); err != nil {
 			p.m.opt.Log.Warn("containers stay half made until their pod is stopped", "pod", p.id, "err", err)
 		}
 	}()
