@@ -135,7 +135,7 @@ func endMonitor(ctx context.Context, p *Pod) error {
 	mon := p.sup.mon.Load()
 	if mon == nil {
 		var err error
-		if mon, err = monitor.Connect(ctx, p.state()); errors.Is(err, fs.ErrNotExist) {
+		if mon, err = monitor.Connect(ctx, p.state()); errors.Is(err, fs.ErrNotExist) || err != nil && dead(p.state()) {
 			return nil
 		} else if err != nil {
 			return err
@@ -144,13 +144,22 @@ func endMonitor(ctx context.Context, p *Pod) error {
 	err := mon.Shutdown(ctx)
 	mon.Close()
 	p.sup.mon.Store(nil)
-	if err != nil {
-		// It may have died under our hands: what counts is whether it lives.
-		if held, herr := monitor.Held(p.state()); herr == nil && !held {
-			return nil
-		}
+	if err != nil && dead(p.state()) {
+		return nil // it died under our hands: what counts is whether it lives
 	}
 	return err
+}
+
+// dead reports whether the monitor's lock is free, for good. A child of ours that another goroutine has forked and that
+// has not reached its exec yet holds a copy of every descriptor, the lock's too: a moment later it does not.
+func dead(dir string) bool {
+	for range 50 {
+		if held, err := monitor.Held(dir); err == nil && !held {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
 }
 
 // clearCgroup removes the pod's cgroup if it is ours. A parent that others gave is theirs to remove.
