@@ -42,6 +42,8 @@ type execution struct {
 	exe     *os.File
 	console *os.File
 	fds     []int
+	notify  int    // connected to the seccomp listener; 0: none
+	meta    string // listenerMetadata of the profile
 	child   *child
 }
 
@@ -95,7 +97,7 @@ func (e *execution) plan() error {
 		return errors.New("--console-socket without a terminal")
 	}
 	if !e.opts.NoSeccomp {
-		if err := e.ctr.rt.filter(e.config.Linux.Seccomp, &p.Process.Security); err != nil {
+		if err := e.filter(); err != nil {
 			return err
 		}
 	}
@@ -117,7 +119,26 @@ func (e *execution) plan() error {
 		}
 		p.Setup = append(p.Setup, plan.Pty(from.ConsoleSize, 1))
 	}
+	if e.notify > 0 {
+		p.Process.Security.Notify = len(e.fds)
+		e.fds = append(e.fds, e.notify)
+	}
 	p.Slots = len(e.fds)
+	return nil
+}
+
+// filter puts the container's filter on the process, with a listener connection of its own where it notifies.
+func (e *execution) filter() error {
+	f, err := e.ctr.rt.filter(e.config.Linux.Seccomp)
+	if err != nil {
+		return err
+	}
+	e.prog.Process.Security.Filter, e.meta = f.code, f.metadata
+	if f.listener != "" {
+		if e.notify, err = dialNotify(f.listener); err != nil {
+			return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -215,6 +236,7 @@ func (e *execution) send() error {
 	if err := e.child.await(); err != nil {
 		return err
 	}
+	e.prog.Process.Security.NotifyState = notifyState(e.ctr.State, e.child.pid(), e.meta)
 	if err := e.child.send(&e.prog, e.fds); err != nil {
 		return err
 	}
