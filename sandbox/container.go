@@ -14,6 +14,7 @@ import (
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci/cgroup"
+	"github.com/berth-runtime/berth/sandbox/compile"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
@@ -37,8 +38,9 @@ type Container struct {
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
 	group    *cgroup.Group
-	signaled bool // the stop signal was sent
-	execs    int  // number of the last exec
+	signaled bool       // the stop signal was sent
+	starting bool       // the runtime is asked to start it
+	early    *wire.Exit // reported meanwhile
 	usage    writable
 	lastCPU  cpuSample
 }
@@ -159,7 +161,7 @@ func (c *Container) status() *rt.ContainerStatus {
 		Image:    &rt.ImageSpec{Image: c.rec.ImageName, UserSpecifiedImage: c.cfg.GetImage().GetUserSpecifiedImage(), Annotations: c.cfg.GetImage().GetAnnotations()},
 		ImageRef: c.rec.ImageRef, ImageId: c.rec.ImageID,
 		Labels: c.cfg.GetLabels(), Annotations: c.cfg.GetAnnotations(), Mounts: c.cfg.GetMounts(), LogPath: c.rec.LogPath,
-		StopSignal: rt.Signal(c.rec.StopSignal),
+		StopSignal: compile.WireSignal(syscall.Signal(c.rec.StopSignal)),
 	}
 	if v.resources != nil {
 		s.Resources = &rt.ContainerResources{Linux: v.resources}
@@ -219,6 +221,14 @@ func (c *Container) running() error {
 
 // ended handles the monitor's word that the container's init is gone. exit.json has been written before.
 func (c *Container) ended(e wire.Exit) {
+	c.mu.Lock()
+	if c.starting {
+		// Whether this is the end of the command, or of an init that could not exec it, is for the start to say.
+		c.early = &e
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
 	if !c.finish(endOf(e)) {
 		return
 	}

@@ -58,6 +58,7 @@ type Manager struct {
 	mu     sync.Mutex // guards replacing index
 	ops    operation.Set
 	events event.Broadcaster
+	made   sync.Map // cgroup parents of our making: path -> nothing; pods that nobody lists may still have them
 	stop   context.CancelFunc
 	life   context.Context
 	bg     sync.WaitGroup

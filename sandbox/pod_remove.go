@@ -155,7 +155,7 @@ func endMonitor(ctx context.Context, p *Pod) error {
 
 // clearCgroup removes the pod's cgroup if it is ours. A parent that others gave is theirs to remove.
 func clearCgroup(ctx context.Context, p *Pod) error {
-	if !p.rec.OwnParent || p.m.opt.SystemdCgroup {
+	if !p.ownsParent() || p.m.opt.SystemdCgroup {
 		return nil
 	}
 	g, err := cgroup.Open(p.rec.Parent)
@@ -165,16 +165,32 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	if err != nil {
 		return err
 	}
-	if len(p.m.index.Load().podsIn(p.rec.Parent)) > 0 {
+	if others := p.m.index.Load().podsIn(p.rec.Parent); len(others) > 0 {
+		// The last one removes it, also one that found it there because of a pod nobody lists.
+		for _, o := range others {
+			if !o.ownsParent() {
+				if err := o.change(func(r *podRecord) { r.OwnParent = true }); err != nil {
+					p.m.opt.Log.Warn("pod record not saved", "pod", o.id, "err", err)
+				}
+			}
+		}
 		return nil
 	}
 	if err := g.Remove(ctx); err != nil {
 		return err
 	}
+	p.m.made.Delete(p.rec.Parent)
 	if above, err := cgroup.Open(defaultParent); err == nil && strings.HasPrefix(p.rec.Parent, defaultParent+"/") {
 		above.Prune()
 	}
 	return nil
+}
+
+// ownsParent reports whether the cgroup above the pod's containers is ours to remove.
+func (p *Pod) ownsParent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rec.OwnParent
 }
 
 // podsIn returns the ready pods that have this cgroup parent.

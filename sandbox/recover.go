@@ -111,6 +111,9 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 		return err
 	}
 	p := newPod(m, rec, cfg, m.handlerOrGone(rec.Handler))
+	if rec.OwnParent {
+		m.made.Store(rec.Parent, nil)
+	}
 	if !rec.Ready && !rec.Stopped {
 		recovery{p}.discard() // building was cut short: nobody was given its id
 		return nil
@@ -354,16 +357,13 @@ func settle(ctx context.Context, c *Container, alive map[string]wire.Process) {
 	}
 	c.show(func(v *containerView) { v.pid = proc.Pid })
 	if c.rec.StartingAt != 0 && c.rec.StartedAt == 0 {
-		settleStart(ctx, c)
+		settleStart(c)
 	}
 }
 
 // settleStart finds out how far a start came that the daemon did not live to see.
-func settleStart(ctx context.Context, c *Container) {
-	ctx, cancel := context.WithTimeout(ctx, connectBudget)
-	defer cancel()
-	st, err := c.pod.handler.State(ctx, c.id)
-	if err != nil || st.Status != "running" {
+func settleStart(c *Container) {
+	if !runs(c) {
 		return // still waiting: it may be started again
 	}
 	at := c.rec.StartingAt

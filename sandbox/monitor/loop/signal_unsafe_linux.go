@@ -65,5 +65,20 @@ func Signals() (int, error) {
 			return -1, failure("signal handler", e)
 		}
 	}
+	heed()
 	return ends[0], nil
+}
+
+// heed gives every signal that we were started ignoring its default action again. What is ignored stays so in all
+// children, and a container must not depend on who started the daemon: nohup(1) ignores SIGHUP, and posix_spawn(3) of
+// glibc ignores signal 32 for good.
+func heed() {
+	const ignored = 1 // SIG_IGN
+	for sig := uintptr(1); sig <= 64; sig++ {
+		var old, def sigaction
+		_, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&old)), 8, 0, 0)
+		if e == 0 && old.handler == ignored {
+			syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&def)), 0, 8, 0, 0)
+		}
+	}
 }
