@@ -228,6 +228,7 @@ func (c *creation) decide() error {
 		return err
 	}
 	host.Listener = f.listener
+	c.st.Seccomp, c.st.Filter = f.code != nil, f.cache
 	if c.plan, err = c.config.Container(host, c.spaces); err != nil {
 		return err
 	}

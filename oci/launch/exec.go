@@ -35,7 +35,6 @@ type ExecOptions struct {
 type execution struct {
 	ctr     *Container
 	opts    *ExecOptions
-	config  *plan.Config
 	prog    program.Program
 	pidfd   *os.File
 	sub     *cgroup.Group // made for this process, nil when it is in the container's
@@ -52,7 +51,7 @@ type execution struct {
 func (c *Container) Exec(ctx context.Context, opts *ExecOptions) (int, error) {
 	e := &execution{ctr: c, opts: opts}
 	defer e.release()
-	for _, step := range [...]func() error{e.check, e.plan, e.clone, e.send} {
+	for _, step := range [...]func() error{e.check, e.clone, e.plan, e.send} {
 		if err := step(); err != nil {
 			e.undo()
 			return 0, err
@@ -70,13 +69,6 @@ func (e *execution) check() error {
 	status := e.ctr.Status()
 	if err != nil || status != state.Running && status != state.Created {
 		return fmt.Errorf("container %s is %s: %w", s.ID, status, fs.ErrInvalid)
-	}
-	text, err := os.ReadFile(s.Bundle + "/config.json")
-	if err != nil {
-		return err
-	}
-	if e.config, err = plan.Parse(text); err != nil {
-		return err
 	}
 	e.console, err = dialConsole(e.opts.ConsoleSocket)
 	return err
@@ -127,9 +119,28 @@ func (e *execution) plan() error {
 	return nil
 }
 
+// filter is the container's: from the cache by the name that create has noted, or from the config again.
+func (c *Container) filter() (filter, error) {
+	if !c.State.Seccomp {
+		return filter{}, nil
+	}
+	if code := readCode(c.State.Filter); code != nil {
+		return filter{code: code}, nil
+	}
+	text, err := os.ReadFile(c.State.Bundle + "/config.json")
+	if err != nil {
+		return filter{}, err
+	}
+	config, err := plan.Parse(text)
+	if err != nil {
+		return filter{}, err
+	}
+	return c.rt.filter(config.Linux.Seccomp)
+}
+
 // filter puts the container's filter on the process, with a listener connection of its own where it notifies.
 func (e *execution) filter() error {
-	f, err := e.ctr.rt.filter(e.config.Linux.Seccomp)
+	f, err := e.ctr.filter()
 	if err != nil {
 		return err
 	}
@@ -150,7 +161,7 @@ func (e *execution) slot(f *os.File) error {
 	return err
 }
 
-// clone starts the init in all namespaces of the container but mount, which the init itself enters last, so that its
+// clone starts the init, which loads its program while this process goes on, in all namespaces of the container but mount, which the init itself enters last, so that its
 // own start-up reads nothing of the container's.
 func (e *execution) clone() error {
 	req := &spawn.Request{}

@@ -23,6 +23,7 @@ const cacheVersion = "1"
 // filter is a compiled profile and where its notify descriptor goes to.
 type filter struct {
 	code               []byte // seccomp.Encode; nil: none
+	cache              string // file that holds code
 	listener, metadata string
 }
 
@@ -36,7 +37,7 @@ func (r *Runtime) filter(raw json.RawMessage) (filter, error) {
 	code := readCache(name, raw)
 	notify := bytes.Contains(raw, []byte("listenerPath"))
 	if code != nil && !notify {
-		return filter{code: code}, nil
+		return filter{code: code, cache: name}, nil
 	}
 	var profile specs.LinuxSeccomp
 	if err := json.Unmarshal(raw, &profile); err != nil {
@@ -53,7 +54,9 @@ func (r *Runtime) filter(raw json.RawMessage) (filter, error) {
 			return f, fmt.Errorf("linux.seccomp: SCMP_ACT_NOTIFY without listenerPath: %w", fs.ErrInvalid)
 		}
 	}
-	writeCache(name, raw, f.code)
+	if writeCache(name, raw, f.code); f.listener == "" {
+		f.cache = name
+	}
 	return f, nil
 }
 
@@ -69,6 +72,22 @@ func (r *Runtime) cacheName(raw []byte) string {
 	h.Write([]byte(cacheVersion))
 	h.Write(raw)
 	return r.Root + "/.seccomp/" + strconv.FormatUint(h.Sum64(), 16)
+}
+
+// readCode reads the filter alone, for a profile known to be that file's; nil when that can't be done.
+func readCode(name string) []byte {
+	b, err := os.ReadFile(name)
+	if err != nil || len(b) < 4 {
+		return nil
+	}
+	n := uint64(binary.LittleEndian.Uint32(b))
+	if n > uint64(len(b)-4) {
+		return nil
+	}
+	if _, err := seccomp.Decode(b[4+n:]); err != nil {
+		return nil
+	}
+	return b[4+n:]
 }
 
 func readCache(name string, raw []byte) []byte {
