@@ -22,6 +22,9 @@ const maxText = 4 << 10
 // only when the code is Unknown (k8s.io/kubernetes pkg/kubelet/images).
 const registryUnavailable = "RegistryUnavailable"
 
+// imageVolume begins the message of a CreateContainer that failed for an image volume; kubelet counts those.
+const imageVolume = "ImageVolumeMountFailed"
+
 // answer turns an error into the status the client gets. The context is the request's: an error of no class that
 // comes after its end is counted as caused by it.
 func answer(ctx context.Context, err error) error {
@@ -38,6 +41,9 @@ func answer(ctx context.Context, err error) error {
 	text := err.Error()
 	if is(err, image.ErrRegistryUnavailable) && code == codes.Unknown && !strings.HasPrefix(text, registryUnavailable) {
 		text = registryUnavailable + ": " + text
+	}
+	if is(err, sandbox.ErrImageVolume) {
+		text = imageVolume + ": " + text
 	}
 	if len(text) > maxText {
 		text = text[:maxText] + "…"

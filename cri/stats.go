@@ -105,3 +105,20 @@ func (s stats) pods(ctx context.Context, f *rt.PodSandboxStatsFilter) []*rt.PodS
 	}
 	return out
 }
+
+// ListMetricDescriptors says which metrics there are. It is the same for the life of the daemon.
+func (s stats) ListMetricDescriptors(context.Context, *rt.ListMetricDescriptorsRequest) (*rt.ListMetricDescriptorsResponse, error) {
+	return &rt.ListMetricDescriptorsResponse{Descriptors: s.m.MetricDescriptors()}, nil
+}
+
+// ListPodSandboxMetrics reads the metrics of all ready pods.
+func (s stats) ListPodSandboxMetrics(ctx context.Context, _ *rt.ListPodSandboxMetricsRequest) (*rt.ListPodSandboxMetricsResponse, error) {
+	return &rt.ListPodSandboxMetricsResponse{PodMetrics: s.m.Metrics(ctx)}, nil
+}
+
+// StreamPodSandboxMetrics is ListPodSandboxMetrics in pieces.
+func (s stats) StreamPodSandboxMetrics(_ *rt.StreamPodSandboxMetricsRequest, to grpc.ServerStreamingServer[rt.StreamPodSandboxMetricsResponse]) error {
+	return chunks(s.m.Metrics(to.Context()), chunkSize, func(items []*rt.PodSandboxMetrics) error {
+		return to.Send(&rt.StreamPodSandboxMetricsResponse{PodSandboxMetrics: items})
+	})
+}

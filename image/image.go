@@ -62,6 +62,12 @@ func (i Image) ReadFile(name string, max int64) ([]byte, error) {
 	return i.files.read(i.Layers, name, max)
 }
 
+// Sub finds a directory or regular file of the merged image, as overlay.Sub does: for an image volume of which only a part is
+// mounted (CRI Mount.image_sub_path).
+func (i Image) Sub(name string) (dirs []string, file string, err error) {
+	return overlay.Sub(i.Layers, name)
+}
+
 // fileCache keeps what is read at each container start.
 type fileCache struct {
 	mu  sync.Mutex

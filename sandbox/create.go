@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/berth-runtime/berth/sandbox/cdi"
 	"github.com/berth-runtime/berth/sandbox/host"
 	"github.com/berth-runtime/berth/sandbox/operation"
 
@@ -76,16 +78,26 @@ func (k *creation) abandon(cause error) {
 	defer cancel()
 	if err := (footprint{c}).clear(ctx); err != nil {
 		c.m.opt.Log.Warn("container is left half made until its pod is stopped", "container", c.id, "cause", cause, "err", err)
-		c.pod.leave(c)
+		leave(c.pod, c)
 	}
 }
 
 // creation is the making of one container.
 type creation struct {
-	c   *Container
-	img image.Image
-	in  compile.Input
+	c       *Container
+	img     image.Image
+	in      compile.Input
+	cdi     []string // names of CDI devices
+	passwd  []byte   // the image's file, nil: it has none; group likewise
+	group   []byte
+	volumes map[string][]string // directory of each anonymous volume -> the image's directories it is filled from
 }
+
+// Bounds on what the image's anonymous volumes take before the container has run.
+const (
+	maxVolumeBytes   = 64 << 30
+	maxVolumeEntries = 4 << 20
+)
 
 // run takes the container from nothing to a waiting init, in a straight line.
 func (k *creation) run(ctx context.Context, op *operation.Operation) error {
@@ -102,9 +114,16 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err != nil {
 		return err
 	}
+	if err := cdi.Apply(spec, c.m.opt.CDIDirs, k.cdi); err != nil {
+		return err
+	}
 	op.At("write record")
 	if err := k.write(spec); err != nil {
 		return fmt.Errorf("write record: %w", err)
+	}
+	op.At("fill volumes of the image")
+	if err := k.fillVolumes(ctx); err != nil {
+		return err
 	}
 	op.At("run " + c.pod.handler.Name + " create")
 	mon, err := c.pod.sup.get()
@@ -154,7 +173,10 @@ func (k *creation) gather() error {
 	if k.in.User, err = k.resolveUser(); err != nil {
 		return err
 	}
-	if k.in.Devices, err = requestedDevices(c.cfg.GetDevices()); err != nil {
+	if k.in.Devices, err = host.Requested(c.cfg.GetDevices()); err != nil {
+		return err
+	}
+	if k.cdi, err = cdiNames(c.cfg); err != nil {
 		return err
 	}
 	if k.in.Seccomp, err = k.seccompProfile(); err != nil {
@@ -164,9 +186,51 @@ func (k *creation) gather() error {
 		return err
 	}
 	if err := k.imageVolumes(); err != nil {
-		return fmt.Errorf("ImageVolumeMountFailed: %w", err) // kubelet counts errors that begin so
+		return fmt.Errorf("%w: %w", ErrImageVolume, err)
+	}
+	if err := k.anonymousVolumes(); err != nil {
+		return err
 	}
 	return k.mountSources()
+}
+
+// anonymousVolumes gives each volume of the image's configuration (OCI image-spec config.md, Volumes) a directory of the
+// container's own. What the image has at the path is found inside the image, wherever links there lead; where it has a
+// file there is no volume.
+func (k *creation) anonymousVolumes() error {
+	k.volumes, k.in.Volumes = map[string][]string{}, map[string]string{}
+	for n, path := range compile.Volumes(k.c.cfg, k.in.Image) {
+		from, file, err := k.img.Sub(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("volume %s of the image: %w", short(path), err)
+		}
+		if file != "" {
+			continue
+		}
+		dir := filepath.Join(k.c.dir(), "vol", strconv.Itoa(n))
+		k.volumes[dir], k.in.Volumes[path] = from, dir
+	}
+	return nil
+}
+
+// fillVolumes makes the anonymous volumes with the image's content. They lie below a directory that only root enters: set-user-ID
+// programs of an image are none of the host's users' business.
+func (k *creation) fillVolumes(ctx context.Context) error {
+	if len(k.volumes) == 0 {
+		return nil
+	}
+	if err := os.Mkdir(filepath.Join(k.c.dir(), "vol"), 0o700); err != nil {
+		return err
+	}
+	for dir, from := range k.volumes {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		if err := overlay.Copy(ctx, from, dir, overlay.CopyLimits{Bytes: maxVolumeBytes, Entries: maxVolumeEntries}); err != nil {
+			return fmt.Errorf("fill volume of the image: %w", err)
+		}
+	}
+	return nil
 }
 
 // imageVolumes finds the content of the mounts that are images (CRI Mount.image), and holds it like the root's.
@@ -176,9 +240,6 @@ func (k *creation) imageVolumes() error {
 		ref := m.GetImage().GetImage()
 		if ref == "" {
 			continue
-		}
-		if m.GetImageSubPath() != "" {
-			return fmt.Errorf("image_sub_path %s of volume %s: %w", short(m.GetImageSubPath()), short(ref), errors.ErrUnsupported)
 		}
 		owner := fmt.Sprintf("%s/%d", c.id, i)
 		img, err := images.Hold(ref, owner)
@@ -193,7 +254,13 @@ func (k *creation) imageVolumes() error {
 		if k.in.Images == nil {
 			k.in.Images = make(map[int]compile.ImageVolume)
 		}
-		k.in.Images[i] = compile.ImageVolume{Layers: img.Layers}
+		v := compile.ImageVolume{Layers: img.Layers}
+		if sub := m.GetImageSubPath(); sub != "" {
+			if v.Layers, v.File, err = img.Sub(sub); err != nil {
+				return fmt.Errorf("image_sub_path %s of volume %s: %w", short(sub), short(ref), err)
+			}
+		}
+		k.in.Images[i] = v
 	}
 	return nil
 }
@@ -209,6 +276,7 @@ func (k *creation) resolveUser() (compile.User, error) {
 		return compile.User{}, fmt.Errorf("read /etc/group of the image: %w", err)
 	}
 	c := k.c
+	k.passwd, k.group = passwd, group
 	u, err := compile.ResolveUser(c.cfg, k.in.Image, passwd, group)
 	if err != nil {
 		return u, err
@@ -243,31 +311,13 @@ func (k *creation) seccompProfile() ([]byte, error) {
 	return b, nil
 }
 
-// requestedDevices looks at the device nodes a request names; a directory stands for every device below it.
-func requestedDevices(devices []*rt.Device) ([][]compile.Device, error) {
-	var out [][]compile.Device
-	for _, d := range devices {
-		target := d.GetContainerPath()
-		if target == "" {
-			target = d.GetHostPath()
-		}
-		real, err := filepath.EvalSymlinks(d.GetHostPath())
-		if err != nil {
-			return nil, fmt.Errorf("device %s: %w", short(d.GetHostPath()), err)
-		}
-		found := []compile.Device(nil)
-		if st, err := os.Stat(real); err == nil && st.IsDir() {
-			if found, err = host.DevicesUnder(real, target); err != nil {
-				return nil, fmt.Errorf("device directory %s: %w", real, err)
-			}
-		} else if one, ok := host.DeviceAt(real, target); ok {
-			found = append(found, one)
-		} else {
-			return nil, fmt.Errorf("%s is neither a device nor a directory of devices: %w", real, fs.ErrInvalid)
-		}
-		out = append(out, found)
+// cdiNames lists the CDI devices that the request's field (CRI ContainerConfig.CDI_devices) and its annotations name.
+func cdiNames(cc *rt.ContainerConfig) ([]string, error) {
+	var field []string
+	for _, d := range cc.GetCDIDevices() {
+		field = append(field, d.GetName())
 	}
-	return out, nil
+	return cdi.Names(field, cc.GetAnnotations())
 }
 
 // paths says where on the host everything of the container is.
@@ -338,7 +388,7 @@ func (k *creation) write(spec *specs.Spec) error {
 		return err
 	}
 	c.show(func(v *containerView) { v.resources = c.cfg.GetLinux().GetResources() })
-	if err := overlay.Prepare(c.dir(), k.img.Layers[0]); err != nil {
+	if err := k.prepareRoot(spec.Process.Env); err != nil {
 		return fmt.Errorf("prepare overlay: %w", err)
 	}
 	b, err := json.Marshal(spec)
@@ -346,6 +396,23 @@ func (k *creation) write(spec *specs.Spec) error {
 		return fmt.Errorf("encode specification: %w", err)
 	}
 	return os.WriteFile(filepath.Join(c.dir(), "config.json"), b, 0o600)
+}
+
+// prepareRoot makes the writable layer, with the few things that programs look for and images leave to the runtime: /etc/mtab,
+// the mark of a container that podman has made known, and an account for a user whose id the image does not have.
+func (k *creation) prepareRoot(env []string) error {
+	if err := overlay.Prepare(k.c.dir(), k.img.Layers[0]); err != nil {
+		return err
+	}
+	items := []overlay.Item{{Name: "etc/mtab", Link: "/proc/mounts"}, {Name: "run/.containerenv"}}
+	passwd, group := compile.Accounts(k.in.User, env, k.passwd, k.group)
+	if passwd != nil {
+		items = append(items, overlay.Item{Name: "etc/passwd", Data: passwd, Replace: true})
+	}
+	if group != nil {
+		items = append(items, overlay.Item{Name: "etc/group", Data: group, Replace: true})
+	}
+	return overlay.Furnish(filepath.Join(k.c.dir(), "upper"), k.img.Layers, items...)
 }
 
 // spawn is the order for the monitor: run the runtime's create with the container's pipes or terminal.
@@ -377,7 +444,7 @@ func (f footprint) pidFile() string {
 }
 
 // mountSources makes the host side of mounts exist: a missing host path is made a directory, as both other runtimes
-// do and users of hostPath volumes rely on. Anonymous volumes of the image get a directory of the container's own.
+// do and users of hostPath volumes rely on.
 func (k *creation) mountSources() error {
 	c := k.c
 	for _, m := range c.cfg.GetMounts() {

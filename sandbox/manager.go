@@ -18,6 +18,7 @@ import (
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-runtime/berth/sandbox/cdi"
 	"github.com/berth-runtime/berth/sandbox/event"
 	"github.com/berth-runtime/berth/sandbox/host"
 	"github.com/berth-runtime/berth/sandbox/operation"
@@ -32,6 +33,8 @@ var (
 	ErrNotRunning = errors.New("container is not running")
 	ErrNotReady   = errors.New("pod is not ready")
 	ErrNotCreated = errors.New("container is not in state created")
+	// ErrImageVolume is wrapped by the errors of mounts that are images.
+	ErrImageVolume = errors.New("image volume")
 )
 
 // Options are what a Manager stands on. The image store and the network stay the caller's to close.
@@ -42,6 +45,7 @@ type Options struct {
 	Network        *netplugin.Manager
 	Handlers       []oci.Handler // by name; the first is the default, also known as ""
 	MonitorBin     string        // berth-monitor
+	CDIDirs        []string      // of CDI device descriptions; nil: cdi.DefaultDirs
 	SystemdCgroup  bool
 	PidsLimit      int64 // per container, 0 = none
 	LogLineMax     int   // bytes of content after which a log line is split; 0 = 16384
@@ -51,17 +55,18 @@ type Options struct {
 
 // Manager owns the pods and containers of one daemon.
 type Manager struct {
-	opt    Options
-	host   host.Facts
-	boot   string
-	index  atomic.Pointer[index]
-	mu     sync.Mutex // guards replacing index
-	ops    operation.Set
-	events event.Broadcaster
-	made   sync.Map // cgroup parents of our making: path -> nothing; pods that nobody lists may still have them
-	stop   context.CancelFunc
-	life   context.Context
-	bg     sync.WaitGroup
+	opt     Options
+	host    host.Facts
+	boot    string
+	index   atomic.Pointer[index]
+	mu      sync.Mutex // guards replacing index
+	ops     operation.Set
+	events  event.Broadcaster
+	made    sync.Map     // cgroup parents of our making: path -> nothing; pods that nobody lists may still have them
+	scraped atomic.Int64 // when metrics were last asked for, ns
+	stop    context.CancelFunc
+	life    context.Context
+	bg      sync.WaitGroup
 }
 
 // index is an immutable view of all objects. Lists keep the order of creation.
@@ -138,6 +143,9 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 	}
 	if opt.NetnsDir == "" {
 		opt.NetnsDir = "/run/netns"
+	}
+	if opt.CDIDirs == nil {
+		opt.CDIDirs = cdi.DefaultDirs()
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)

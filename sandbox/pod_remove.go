@@ -86,7 +86,7 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 		return fmt.Errorf("end monitor: %w", err)
 	}
 	op.At("clear away half-made containers")
-	if err := p.clearRuins(ctx); err != nil {
+	if err := clearRuins(ctx, p); err != nil {
 		return err
 	}
 	op.At("detach network")
@@ -108,7 +108,7 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 }
 
 // clearRuins takes another try at the containers that could neither be made nor cleared away.
-func (p *Pod) clearRuins(ctx context.Context) error {
+func clearRuins(ctx context.Context, p *Pod) error {
 	p.mu.Lock()
 	ruins := p.ruins
 	p.ruins = nil
@@ -117,14 +117,14 @@ func (p *Pod) clearRuins(ctx context.Context) error {
 	for _, c := range ruins {
 		if err := (footprint{c}).clear(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("clear container %s: %w", short(c.id), err))
-			p.leave(c)
+			leave(p, c)
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // leave notes a container that nobody knows of and that is not cleared away yet: the pod's end takes care of it.
-func (p *Pod) leave(c *Container) {
+func leave(p *Pod, c *Container) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ruins = append(p.ruins, c)
@@ -155,7 +155,7 @@ func endMonitor(ctx context.Context, p *Pod) error {
 
 // clearCgroup removes the pod's cgroup if it is ours. A parent that others gave is theirs to remove.
 func clearCgroup(ctx context.Context, p *Pod) error {
-	if !p.ownsParent() || p.m.opt.SystemdCgroup {
+	if !ownsParent(p) || p.m.opt.SystemdCgroup {
 		return nil
 	}
 	g, err := cgroup.Open(p.rec.Parent)
@@ -168,7 +168,7 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	if others := p.m.index.Load().podsIn(p.rec.Parent); len(others) > 0 {
 		// The last one removes it, also one that found it there because of a pod nobody lists.
 		for _, o := range others {
-			if !o.ownsParent() {
+			if !ownsParent(o) {
 				if err := o.change(func(r *podRecord) { r.OwnParent = true }); err != nil {
 					p.m.opt.Log.Warn("pod record not saved", "pod", o.id, "err", err)
 				}
@@ -187,7 +187,7 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 }
 
 // ownsParent reports whether the cgroup above the pod's containers is ours to remove.
-func (p *Pod) ownsParent() bool {
+func ownsParent(p *Pod) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.rec.OwnParent

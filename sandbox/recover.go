@@ -155,7 +155,7 @@ func (r recovery) discard() {
 	p.closing = true
 	for _, e := range r.entries() {
 		if validID(e) {
-			p.leave(r.ruin(e))
+			leave(p, r.ruin(e))
 		}
 	}
 	p.m.bg.Add(1)
@@ -306,7 +306,7 @@ func (r recovery) clearRuins() {
 		defer p.m.bg.Done()
 		ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 		defer cancel()
-		if err := p.clearRuins(ctx); err != nil {
+		if err := clearRuins(ctx, p); err != nil {
 			p.m.opt.Log.Warn("containers stay half made until their pod is stopped", "pod", p.id, "err", err)
 		}
 	}()
@@ -325,7 +325,7 @@ func (r recovery) container(ctx context.Context, id string, alive map[string]wir
 	}
 	cfg, cerr := decodeContainerConfig(rec.Config)
 	if err = errors.Join(err, cerr); err != nil || !rec.Created {
-		p.leave(r.ruin(id)) // nobody was given its id: creation was cut short, or the record is damaged
+		leave(p, r.ruin(id)) // nobody was given its id: creation was cut short, or the record is damaged
 		return err
 	}
 	c := newContainer(p, rec, cfg)

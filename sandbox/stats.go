@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -10,13 +11,16 @@ import (
 
 	"github.com/berth-runtime/berth/image/overlay"
 	"github.com/berth-runtime/berth/oci/cgroup"
+	"github.com/berth-runtime/berth/sandbox/host"
+	"github.com/berth-runtime/berth/sandbox/metrics"
 	"github.com/berth-runtime/berth/sandbox/ns"
 )
 
-// writable is what the background sampler last found in a container's upper directory.
+// writable is what the background sampler last found in a container's upper directory and of its processes.
 type writable struct {
 	at            int64
 	bytes, inodes uint64
+	processes     *metrics.Processes // nil: not counted
 }
 
 // cpuSample is the CPU reading that the next one is compared with.
@@ -193,8 +197,8 @@ func (g *gauges) rate(now int64, usage uint64) cpuSample {
 	return g.lastCPU
 }
 
-// network counts what went through the pod's interfaces, seen from inside; nil where the network is the host's.
-func (g *gauges) network(path string, now int64) (*rt.NetworkUsage, error) {
+// links reads the pod's interfaces; nil where the network is the host's.
+func (g *gauges) links(path string) ([]ns.Link, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -214,6 +218,15 @@ func (g *gauges) network(path string, now int64) (*rt.NetworkUsage, error) {
 	if err != nil {
 		return nil, err
 	}
+	return links, nil
+}
+
+// network counts what went through the pod's interfaces, seen from inside; nil where the network is the host's.
+func (g *gauges) network(path string, now int64) (*rt.NetworkUsage, error) {
+	links, err := g.links(path)
+	if err != nil || links == nil {
+		return nil, err
+	}
 	u := &rt.NetworkUsage{Timestamp: now, DefaultInterface: &rt.NetworkInterfaceUsage{Name: "eth0"}}
 	for _, l := range links {
 		one := &rt.NetworkInterfaceUsage{
@@ -228,6 +241,120 @@ func (g *gauges) network(path string, now int64) (*rt.NetworkUsage, error) {
 		}
 	}
 	return u, nil
+}
+
+// Metrics answers ListPodSandboxMetrics for the ready pods: cgroup counters and interface counters are read, nothing is walked.
+// What takes a walk (sizes of writable layers, counts of processes) is of the sampler's last round. A pod or container that
+// ends meanwhile is left out.
+func (m *Manager) Metrics(ctx context.Context) []*rt.PodSandboxMetrics {
+	m.scraped.Store(time.Now().UnixNano())
+	names := host.DeviceNames()
+	var disk *metrics.Disk
+	if d, err := host.ReadDisk(m.opt.Root); err == nil {
+		disk = &metrics.Disk{Device: names(d.Major, d.Minor), Bytes: d.Bytes, Inodes: d.Inodes, InodesFree: d.InodesFree}
+	}
+	x := m.index.Load()
+	byPod := make(map[*Pod][]*Container, len(x.podList))
+	for _, c := range x.ctrList {
+		byPod[c.pod] = append(byPod[c.pod], c)
+	}
+	var out []*rt.PodSandboxMetrics
+	for _, p := range x.podList {
+		if ctx.Err() != nil {
+			return out
+		}
+		if !p.view.Load().ready {
+			continue
+		}
+		s, err := measurePod(p)
+		if err != nil {
+			continue
+		}
+		one := &rt.PodSandboxMetrics{PodSandboxId: p.id, Metrics: metrics.Of(s)}
+		for _, c := range byPod[p] {
+			s, err := measureContainer(c)
+			if err != nil {
+				continue
+			}
+			s.Disk, s.Device = disk, names
+			one.ContainerMetrics = append(one.ContainerMetrics, &rt.ContainerMetrics{ContainerId: c.id, Metrics: metrics.Of(s)})
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// MetricDescriptors answers ListMetricDescriptors.
+func (m *Manager) MetricDescriptors() []*rt.MetricDescriptor { return metrics.Descriptors() }
+
+// measurePod reads the counters of the pod's cgroup and network.
+func measurePod(p *Pod) (*metrics.Sample, error) {
+	g, err := p.gauges.cgroup(p.rec.Parent)
+	if err != nil {
+		return nil, err
+	}
+	d, err := cgroup.DetailOf(g)
+	if err != nil {
+		return nil, err
+	}
+	links, err := p.gauges.links(p.netns())
+	if err != nil {
+		return nil, err
+	}
+	d.Devices, d.Huge = nil, nil // told by container
+	return &metrics.Sample{Labels: labels(p, g), Time: d.Time, Started: time.Unix(0, p.rec.CreatedAt), Counters: &d, Links: links}, nil
+}
+
+func labels(p *Pod, g *cgroup.Group) metrics.Labels {
+	md := p.cfg.GetMetadata()
+	return metrics.Labels{ID: g.Path(), Namespace: md.GetNamespace(), Pod: md.GetName()}
+}
+
+// measureContainer reads the counters of a running container's cgroup, and adds what the sampler found.
+func measureContainer(c *Container) (*metrics.Sample, error) {
+	if err := c.running(); err != nil {
+		return nil, err
+	}
+	g, err := footprint{c}.cgroup()
+	if err != nil {
+		return nil, err
+	}
+	d, err := cgroup.DetailOf(g)
+	if err != nil {
+		return nil, err
+	}
+	v := c.view.Load()
+	s := &metrics.Sample{Labels: labels(c.pod, g), Time: d.Time, Started: time.Unix(0, v.startedAt), Counters: &d, Resources: v.resources}
+	if s.Resources == nil {
+		s.Resources = new(rt.LinuxContainerResources)
+	}
+	s.Labels.Container, s.Labels.Image = c.cfg.GetMetadata().GetName(), c.rec.ImageName
+	c.mu.Lock()
+	s.Writable, s.Processes = &metrics.Writable{Bytes: c.usage.bytes, Inodes: c.usage.inodes}, c.usage.processes
+	c.mu.Unlock()
+	return s, nil
+}
+
+// scraping reports whether somebody reads metrics: only then processes are counted.
+func (m *Manager) scraping() bool {
+	return time.Since(time.Unix(0, m.scraped.Load())) < 5*time.Minute
+}
+
+// countProcesses counts the container's processes and what they have open.
+func countProcesses(c *Container) *metrics.Processes {
+	if !c.m.scraping() {
+		return nil
+	}
+	g, err := footprint{c}.cgroup()
+	if err != nil {
+		return nil
+	}
+	pids, err := g.Procs()
+	if err != nil || len(pids) == 0 {
+		return nil
+	}
+	n := host.CountProcesses(pids, c.view.Load().pid)
+	return &metrics.Processes{Count: uint64(len(pids)), Descriptors: n.Descriptors, Sockets: n.Sockets, SoftFiles: n.SoftFiles}
 }
 
 // close gives back what is kept open, for good: a socket in the pod's network would keep that alive.
@@ -266,8 +393,9 @@ func (m *Manager) sample() {
 			if err != nil {
 				continue // removed meanwhile; the next round sees it
 			}
+			counts := countProcesses(c)
 			c.mu.Lock()
-			c.usage = writable{at: time.Now().UnixNano(), bytes: bytes, inodes: inodes}
+			c.usage = writable{at: time.Now().UnixNano(), bytes: bytes, inodes: inodes, processes: counts}
 			c.mu.Unlock()
 		}
 	}

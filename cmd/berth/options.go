@@ -21,6 +21,7 @@ type config struct {
 	Root, State, Listen     string
 	CgroupDriver            string
 	CNIConfDir, CNIBinDir   string
+	CDISpecDirs             string
 	BuiltinNetwork          bool
 	RegistryConfig          string
 	LogLevel                string
@@ -54,6 +55,7 @@ func defaults() *config {
 		Root: "/var/lib/berth", State: "/run/berth", CgroupDriver: "auto",
 		CNIConfDir: "/etc/cni/net.d", CNIBinDir: "/opt/cni/bin", RegistryConfig: "/etc/berth/certs.d",
 		LogLevel: "info", StreamAddress: "127.0.0.1:0", LogLineMax: 16384,
+		CDISpecDirs: "/etc/cdi:/var/run/cdi",
 	}
 }
 
@@ -67,6 +69,7 @@ func (c *config) options() []option {
 		{"cni_conf_dir", "DIR", "network configurations; the first by name is used", &c.CNIConfDir, absolute},
 		{"cni_bin_dir", "DIRS", "CNI plugins; several directories are separated by colons", &c.CNIBinDir, absolutes},
 		{"builtin_network", "", "use the built-in bridge network while the directory of configurations has none", &c.BuiltinNetwork, nil},
+		{"cdi_spec_dirs", "DIRS", "descriptions of CDI devices; of two that name one device the one in the later directory counts", &c.CDISpecDirs, absolutes},
 		{"registry_config", "DIR", "registry hosts and mirrors, HOST/hosts.toml for each", &c.RegistryConfig, absolute},
 		{"log_level", "LEVEL", "debug, info, warn or error; debug includes requests that only read", &c.LogLevel, oneOf("debug", "info", "warn", "error")},
 		{"stream_address", "ADDR", "loopback address and port of exec, attach and port-forward", &c.StreamAddress, stream.CheckAddr},

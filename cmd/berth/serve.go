@@ -108,6 +108,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	pods, err := sandbox.Open(ctx, sandbox.Options{
 		Root: c.Root, State: c.State, Images: images, Network: network, Handlers: c.handlers(systemd),
 		MonitorBin: c.MonitorBin, SystemdCgroup: systemd, PidsLimit: c.PidsLimit, LogLineMax: int(c.LogLineMax), Log: log,
+		CDIDirs: filepath.SplitList(c.CDISpecDirs),
 	})
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -172,4 +173,86 @@ func TestFind(t *testing.T) {
 			t.Errorf("%s: layer %d, %v, %v; want %v", name, i, e, err, want)
 		}
 	}
+}
+
+// TestSub compares what Sub says with the kernel's merged tree of the stack it returns.
+func TestSub(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	stack := []string{
+		build(t, "a/", "a/top", "-a/gone", "o/!", "o/sub/", "o/sub/one", "w/", "-w/sub", "f", "link>/a/deep/../deep", "abs>/../../etc", "out>../../../../etc/passwd", "loop>loop", "|a/fifo", "etc/"),
+		build(t, "a/", "a/middle", "a/deep/", "a/deep/x", "o/", "o/sub/", "o/sub/two", "w/", "w/sub/", "w/sub/y"),
+		build(t, "a/", "a/gone", "a/bottom", "a/deep/", "a/deep/z", "f/", "f/under", "w/", "w/sub/", "w/sub/below"),
+	}
+	for _, c := range []struct {
+		name, want string // names in the merged directory, sorted; "=file"; or the error
+	}{
+		{"a", "bottom deep fifo middle top"},
+		{"a/", "bottom deep fifo middle top"},
+		{".", "a abs etc f link loop o out w"},
+		{"a/..", "a abs etc f link loop o out w"},
+		{"a/deep", "x z"},
+		{"link", "x z"},
+		{"o/sub", "one"},
+		{"o", "sub"},
+		{"w", ""},
+		{"w/sub", "missing"},
+		{"a/gone", "missing"},
+		{"a/top", "=0/a/top"},
+		{"a/bottom", "=2/a/bottom"},
+		{"link/x", "=1/a/deep/x"},
+		{"f", "=0/f"},
+		{"f/under", "not a directory"},
+		{"abs", ""},
+		{"out", "missing"},
+		{"loop", "too many levels of symbolic links"},
+		{"a/fifo", "invalid"},
+		{"nothing/at/all", "missing"},
+	} {
+		dirs, file, err := overlay.Sub(stack, c.name)
+		got := ""
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			got = "missing"
+		case errors.Is(err, fs.ErrInvalid):
+			got = "invalid"
+		case err != nil:
+			got = err.Error()[strings.LastIndex(err.Error(), ": ")+2:]
+		case file != "":
+			for i, l := range stack {
+				if rest, ok := strings.CutPrefix(file, l); ok {
+					got = "=" + string(rune('0'+i)) + rest
+				}
+			}
+		default:
+			got = strings.Join(listing(t, dirs), " ")
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// listing asks the kernel what is in a stack.
+func listing(t *testing.T, dirs []string) []string {
+	t.Helper()
+	from := dirs[0]
+	if len(dirs) > 1 {
+		fd, err := overlay.Mount(dirs)
+		if err != nil {
+			t.Skip(err)
+		}
+		f := os.NewFile(uintptr(fd), "")
+		defer f.Close()
+		from = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
+	entries, err := os.ReadDir(from)
+	must(t, err)
+	var names []string
+	for _, e := range entries {
+		if e.Type()&fs.ModeCharDevice == 0 {
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }

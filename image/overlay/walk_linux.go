@@ -58,11 +58,17 @@ func directory(layer, name string) (Entry, error) {
 		return Absent, err
 	}
 	defer unix.Close(fd)
-	var v [1]byte
-	if n, err := unix.Fgetxattr(fd, "trusted.overlay.opaque", v[:]); err == nil && n == 1 && v[0] == 'y' {
+	if opaque(fd) {
 		return Opaque, nil
 	}
 	return Directory, nil
+}
+
+// opaque reports whether an open directory hides those below it.
+func opaque(fd int) bool {
+	var v [1]byte
+	n, err := unix.Fgetxattr(fd, "trusted.overlay.opaque", v[:])
+	return err == nil && n == 1 && v[0] == 'y'
 }
 
 func openBeneath(layer, name string, flags uint64) (int, error) {
@@ -123,45 +129,123 @@ func ancestors(name string) []string {
 
 // walk opens a regular file of the merged stack component by component.
 func walk(layers []string, name string) (int, error) {
-	at := "."
+	i, at, e, err := resolve(layers, name)
+	switch {
+	case err != nil:
+		return -1, err
+	case e != File:
+		return -1, fmt.Errorf("not a regular file: %w", fs.ErrInvalid)
+	case strings.HasSuffix(name, "/"):
+		return -1, unix.ENOTDIR
+	}
+	return openRegular(layers[i], at)
+}
+
+// resolve follows a name through the merged stack, links inside it and ".." of the root being the root. It returns the topmost layer
+// that has the end of it, the name there, which has no links, and what it is: a directory or a file.
+func resolve(layers []string, name string) (layer int, at string, e Entry, err error) {
+	at, e = ".", Directory
 	todo := components(name)
 	for links := 0; len(todo) > 0; {
 		c := todo[0]
 		todo = todo[1:]
 		if c == ".." {
-			at = path.Dir(at)
+			at, layer, e = path.Dir(at), 0, Directory
 			continue
 		}
 		next := path.Join(at, c)
-		i, e, err := Find(layers, next)
+		i, found, err := Find(layers, next)
 		if err != nil {
-			return -1, err
+			return 0, "", Absent, err
 		}
-		switch e {
+		switch found {
 		case Absent:
-			return -1, fs.ErrNotExist
+			return 0, "", Absent, fs.ErrNotExist
 		case Directory, Opaque:
-			at = next
+			layer, at, e = i, next, found
 		case Link:
 			if links++; links > 40 {
-				return -1, unix.ELOOP
+				return 0, "", Absent, unix.ELOOP
 			}
 			target, err := readLink(layers[i], next)
 			if err != nil {
-				return -1, err
+				return 0, "", Absent, err
 			}
 			if strings.HasPrefix(target, "/") {
 				at = "."
 			}
+			layer, e = 0, Directory
 			todo = append(components(target), todo...)
 		default:
-			if len(todo) > 0 || strings.HasSuffix(name, "/") {
-				return -1, unix.ENOTDIR
+			if len(todo) > 0 {
+				return 0, "", Absent, unix.ENOTDIR
 			}
-			return openRegular(layers[i], next)
+			return i, next, File, nil
 		}
 	}
-	return -1, fmt.Errorf("not a regular file: %w", fs.ErrInvalid)
+	return layer, at, e, nil
+}
+
+// Sub finds a directory or a regular file of the merged stack, links resolved inside it. For a directory it returns the directories
+// of the layers that make it up, top first: a stack of its own. For a file it returns its path. What is found has no link on
+// the way, so that it can be mounted by that name as long as nobody writes to the layers. Missing is fs.ErrNotExist, another
+// kind of file fs.ErrInvalid.
+func Sub(layers []string, name string) (dirs []string, file string, err error) {
+	i, at, e, err := resolve(layers, name)
+	if err != nil {
+		return nil, "", &fs.PathError{Op: "find", Path: name, Err: err}
+	}
+	if e != File {
+		dirs, err = stack(layers, at)
+		return dirs, "", err
+	}
+	fd, err := openRegular(layers[i], at)
+	if err != nil {
+		return nil, "", &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	unix.Close(fd)
+	return nil, path.Join(layers[i], at), nil
+}
+
+// stack lists what each layer has of a merged directory, down to where something hides the layers below.
+func stack(layers []string, at string) ([]string, error) {
+	var out []string
+	for len(layers) > 0 {
+		i, e, err := Find(layers, at)
+		if err != nil {
+			return nil, err
+		}
+		if e != Directory && e != Opaque {
+			break
+		}
+		out = append(out, path.Join(layers[i], at))
+		if e == Opaque {
+			break
+		}
+		hidden, err := hides(layers[i], at)
+		if err != nil {
+			return nil, err
+		}
+		if hidden {
+			break
+		}
+		layers = layers[i+1:]
+	}
+	return out, nil
+}
+
+// hides reports whether a layer hides those below it at a name it has a directory at: by an opaque directory above.
+func hides(layer, name string) (bool, error) {
+	for _, p := range ancestors(name) {
+		e, err := Lookup(layer, p)
+		if err != nil {
+			return false, err
+		}
+		if e != Directory {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func components(name string) []string {

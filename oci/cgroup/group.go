@@ -31,8 +31,9 @@ type Group struct {
 	fresh bool         // made by us and never limited: nothing worth restoring
 	hold  *placeholder // keeps a new scope from being collected while empty
 
-	mu    sync.Mutex
-	stats *statFiles
+	mu     sync.Mutex
+	stats  *statFiles
+	detail *detailFiles
 }
 
 // dir is a group's directory in one hierarchy.
@@ -221,11 +222,13 @@ func subGroup(g *Group, name string) (*Group, error) {
 	return s, nil
 }
 
-// Close gives back the descriptors that Stats keeps.
+// Close gives back the descriptors that Stats and DetailOf keep.
 func (g *Group) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stats.close()
 	g.stats = nil
+	g.detail.close()
+	g.detail = nil
 	return nil
 }

@@ -1,9 +1,13 @@
 package cgroup
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"math"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +44,9 @@ type MemoryStats struct {
 	Available  *uint64 // limit less working set, nil when unlimited
 	Faults     uint64  // all of them, as everybody reports it
 	Major      uint64
-	PSI        *PSI
+	// Parts of usage: the page cache, of it what is mapped, active and inactive; v2 also what the kernel has of its own.
+	Cache, Mapped, ActiveFile, InactiveFile, Kernel uint64
+	PSI                                             *PSI
 }
 
 // SwapStats are in bytes.
@@ -90,7 +96,8 @@ func (g *Group) Stats() (Stats, error) {
 	err := g.stats.read(&s)
 	if err != nil {
 		g.stats.close()
-		g.stats = nil
+		g.detail.close()
+		g.stats, g.detail = nil, nil
 		if gone(err) {
 			err = fs.ErrNotExist
 		}
@@ -221,4 +228,160 @@ func (st *statFiles) close() {
 		unix.Close(f.fd)
 	}
 	st.files = nil
+}
+
+// Detail is what a group counts beyond Stats: for metrics, which want everything, while lists want little and often.
+// Fields the host does not count are zero.
+type Detail struct {
+	Stats
+	MemoryPeak  uint64 // bytes, v1 memory.max_usage_in_bytes, v2 memory.peak (Linux 5.19)
+	MemoryFails uint64 // times the limit was hit: v1 memory.failcnt, v2 "max" of memory.events
+	OOMKills    uint64 // v1 memory.oom_control (Linux 4.13), v2 memory.events: "oom_kill"
+	Huge        []Huge
+	Devices     []DeviceIO // in order of their numbers
+}
+
+// Huge is the use of huge pages of one size, in bytes. v2 does not keep a peak.
+type Huge struct {
+	Size        string // as the kernel writes it: "2MB"
+	Usage, Peak uint64
+}
+
+// DeviceIO is what went to and from one block device since the group was made, in bytes and operations.
+type DeviceIO struct {
+	Major, Minor          uint32
+	ReadBytes, WriteBytes uint64
+	Reads, Writes         uint64
+}
+
+// detailFiles are the open files of one group that DetailOf reads beside those of Stats.
+type detailFiles struct {
+	files []detailFile
+}
+
+type detailFile struct {
+	fd    int
+	parse func(text []byte, d *Detail)
+}
+
+// DetailOf is Stats and more. Files are opened on the first call and kept, as with Stats; errors are those of Stats.
+func DetailOf(g *Group) (Detail, error) {
+	s, err := g.Stats()
+	if err != nil {
+		return Detail{}, err
+	}
+	d := Detail{Stats: s}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.detail == nil {
+		g.detail = openDetail(g)
+	}
+	if g.stats == nil {
+		return Detail{}, fmt.Errorf("stats of cgroup %s: %w", g.path, fs.ErrNotExist) // closed meanwhile
+	}
+	for _, f := range g.detail.files {
+		text, err := g.stats.pread(f.fd)
+		if err == unix.EOPNOTSUPP {
+			continue
+		}
+		if err != nil {
+			if gone(err) {
+				err = fs.ErrNotExist
+			}
+			return Detail{}, fmt.Errorf("stats of cgroup %s: %w", g.path, err)
+		}
+		f.parse(text, &d)
+	}
+	slices.SortFunc(d.Devices, func(a, b DeviceIO) int {
+		return cmp.Or(cmp.Compare(a.Major, b.Major), cmp.Compare(a.Minor, b.Minor))
+	})
+	return d, nil
+}
+
+func openDetail(g *Group) *detailFiles {
+	out := new(detailFiles)
+	add := func(controller, file string, parse func([]byte, *Detail)) {
+		dir := g.dir(controller)
+		if dir == nil {
+			return
+		}
+		if fd, err := unix.Open(dir.path+"/"+file, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+			out.files = append(out.files, detailFile{fd, parse})
+		}
+	}
+	if v2, _ := g.has("memory"); v2 {
+		add("memory", "memory.peak", func(b []byte, d *Detail) { d.MemoryPeak = decimal(b) })
+		add("memory", "memory.events", parseEvents)
+	} else {
+		add("memory", "memory.max_usage_in_bytes", func(b []byte, d *Detail) { d.MemoryPeak = decimal(b) })
+		add("memory", "memory.failcnt", func(b []byte, d *Detail) { d.MemoryFails = decimal(b) })
+		add("memory", "memory.oom_control", parseEvents)
+		add("memory", "memory.kmem.usage_in_bytes", func(b []byte, d *Detail) { d.Memory.Kernel = decimal(b) })
+	}
+	if v2, ok := g.has("io"); ok && v2 {
+		add("io", "io.stat", parseDevicesV2)
+	} else {
+		add("blkio", "blkio.throttle.io_service_bytes_recursive", func(b []byte, d *Detail) { d.devicesV1(b, false) })
+		add("blkio", "blkio.throttle.io_serviced_recursive", func(b []byte, d *Detail) { d.devicesV1(b, true) })
+	}
+	openHuge(g, add)
+	return out
+}
+
+// openHuge finds the page sizes by the names of the files: hugetlb.2MB.current, v1 hugetlb.2MB.usage_in_bytes.
+func openHuge(g *Group, add func(controller, file string, parse func([]byte, *Detail))) {
+	dir := g.dir("hugetlb")
+	if dir == nil {
+		return
+	}
+	v2, _ := g.has("hugetlb")
+	usage, peak := ".usage_in_bytes", ".max_usage_in_bytes"
+	if v2 {
+		usage, peak = ".current", ""
+	}
+	names, err := os.ReadDir(dir.path)
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		size, ok := strings.CutPrefix(strings.TrimSuffix(n.Name(), usage), "hugetlb.")
+		// What is left of hugetlb.2MB.rsvd.current and of v1's max_usage has a dot.
+		if !ok || !strings.HasSuffix(n.Name(), usage) || strings.Contains(size, ".") {
+			continue
+		}
+		add("hugetlb", n.Name(), func(b []byte, d *Detail) { d.huge(size).Usage = decimal(b) })
+		if peak != "" {
+			add("hugetlb", "hugetlb."+size+peak, func(b []byte, d *Detail) { d.huge(size).Peak = decimal(b) })
+		}
+	}
+}
+
+func (d *Detail) huge(size string) *Huge {
+	for i := range d.Huge {
+		if d.Huge[i].Size == size {
+			return &d.Huge[i]
+		}
+	}
+	d.Huge = append(d.Huge, Huge{Size: size})
+	return &d.Huge[len(d.Huge)-1]
+}
+
+func (d *Detail) device(major, minor uint32) *DeviceIO {
+	for i := range d.Devices {
+		if d.Devices[i].Major == major && d.Devices[i].Minor == minor {
+			return &d.Devices[i]
+		}
+	}
+	d.Devices = append(d.Devices, DeviceIO{Major: major, Minor: minor})
+	return &d.Devices[len(d.Devices)-1]
+}
+
+func (f *detailFiles) close() {
+	if f == nil {
+		return
+	}
+	for _, one := range f.files {
+		unix.Close(one.fd)
+	}
+	f.files = nil
 }

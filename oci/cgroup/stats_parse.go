@@ -89,7 +89,14 @@ func parseLimit(b []byte, s *Stats) { s.Memory.Limit = decimal(b) }
 func parseMemoryV1(b []byte, s *Stats) {
 	pairs(b, func(key []byte, n uint64) {
 		switch string(key) {
+		case "total_cache":
+			s.Memory.Cache = n
+		case "total_mapped_file":
+			s.Memory.Mapped = n
+		case "total_active_file":
+			s.Memory.ActiveFile = n
 		case "total_inactive_file":
+			s.Memory.InactiveFile = n
 			s.Memory.WorkingSet = s.Memory.Usage - min(s.Memory.Usage, n)
 		case "total_rss":
 			s.Memory.RSS = n
@@ -104,7 +111,16 @@ func parseMemoryV1(b []byte, s *Stats) {
 func parseMemoryV2(b []byte, s *Stats) {
 	pairs(b, func(key []byte, n uint64) {
 		switch string(key) {
+		case "file":
+			s.Memory.Cache = n
+		case "file_mapped":
+			s.Memory.Mapped = n
+		case "active_file":
+			s.Memory.ActiveFile = n
+		case "kernel":
+			s.Memory.Kernel = n
 		case "inactive_file":
+			s.Memory.InactiveFile = n
 			s.Memory.WorkingSet = s.Memory.Usage - min(s.Memory.Usage, n)
 		case "anon":
 			s.Memory.RSS = n
@@ -209,4 +225,72 @@ func parsePSI(b []byte) *PSI {
 		return nil
 	}
 	return &psi
+}
+
+// parseEvents reads what v2's memory.events and v1's memory.oom_control have in common.
+func parseEvents(b []byte, d *Detail) {
+	pairs(b, func(key []byte, n uint64) {
+		switch string(key) {
+		case "oom_kill":
+			d.OOMKills = n
+		case "max":
+			d.MemoryFails = n
+		}
+	})
+}
+
+// deviceNumber reads "8:0" and returns the rest of the line.
+func deviceNumber(line []byte) (major, minor uint32, rest []byte, ok bool) {
+	number, rest, ok := bytes.Cut(line, []byte(" "))
+	a, b, colon := bytes.Cut(number, []byte(":"))
+	if !ok || !colon || len(a) == 0 || len(b) == 0 || len(bytes.Trim(number, "0123456789:")) > 0 {
+		return 0, 0, nil, false
+	}
+	return uint32(decimal(a)), uint32(decimal(b)), rest, true
+}
+
+// parseDevicesV2 reads lines "8:0 rbytes=1 wbytes=2 rios=3 wios=4 …".
+func parseDevicesV2(b []byte, d *Detail) {
+	for line := range bytes.Lines(b) {
+		major, minor, rest, ok := deviceNumber(line)
+		if !ok {
+			continue
+		}
+		io := d.device(major, minor)
+		for field := range bytes.FieldsSeq(rest) {
+			key, value, _ := bytes.Cut(field, []byte("="))
+			switch n := decimal(value); string(key) {
+			case "rbytes":
+				io.ReadBytes = n
+			case "wbytes":
+				io.WriteBytes = n
+			case "rios":
+				io.Reads = n
+			case "wios":
+				io.Writes = n
+			}
+		}
+	}
+}
+
+// devicesV1 reads lines "8:0 Read 1" of bytes or operations.
+func (d *Detail) devicesV1(b []byte, operations bool) {
+	for line := range bytes.Lines(b) {
+		major, minor, rest, ok := deviceNumber(line)
+		if !ok {
+			continue
+		}
+		kind, value, _ := bytes.Cut(rest, []byte(" "))
+		io, n := d.device(major, minor), decimal(value)
+		switch {
+		case string(kind) == "Read" && operations:
+			io.Reads = n
+		case string(kind) == "Read":
+			io.ReadBytes = n
+		case string(kind) == "Write" && operations:
+			io.Writes = n
+		case string(kind) == "Write":
+			io.WriteBytes = n
+		}
+	}
 }

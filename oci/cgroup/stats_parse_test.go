@@ -14,7 +14,7 @@ func TestParseV2(t *testing.T) {
 		t.Errorf("cpu %+v", s.CPU)
 	}
 	parseMemoryV2([]byte("anon 7\nfile 3\ninactive_file 400\npgfault 9\npgmajfault 2\n"), &s)
-	if s.Memory != (MemoryStats{Usage: 1000, WorkingSet: 600, RSS: 7, Limit: unlimited, Faults: 9, Major: 2}) {
+	if s.Memory != (MemoryStats{Usage: 1000, WorkingSet: 600, RSS: 7, Limit: unlimited, Faults: 9, Major: 2, Cache: 3, InactiveFile: 400}) {
 		t.Errorf("memory %+v", s.Memory)
 	}
 	parseMemoryV2([]byte("inactive_file 4000\n"), &s)

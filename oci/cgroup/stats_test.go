@@ -127,3 +127,34 @@ func BenchmarkSet(b *testing.B) {
 		}
 	}
 }
+
+// Detail has what Stats has, keeps its files, and ends as Stats does when the group is gone.
+func TestDetail(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	defer g.Close()
+	spawn(t, g, "x=$(head -c 4M /dev/zero | tr '\\0' x); while :; do :; done")
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		d, err := cgroup.DetailOf(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.MemoryPeak > 4<<20 && d.Memory.RSS > 4<<20 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing happens: %+v", d)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err := g.Kill(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Remove(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cgroup.DetailOf(g); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Detail of a removed group: %v", err)
+	}
+}

@@ -98,6 +98,7 @@ func TestHooks(t *testing.T) {
 	h := func(name string) []specs.Hook {
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "read s; echo " + name + " $s >> " + log}}}
 	}
+	//lint:ignore SA1019 Deprecated, but a runtime has to honour it.
 	b.spec.Hooks = &specs.Hooks{Prestart: h("prestart"), CreateRuntime: h("createRuntime"), CreateContainer: h("createContainer"),
 		Poststart: h("poststart"), Poststop: h("poststop")}
 	b.config()

@@ -69,7 +69,7 @@ func forms(host string) map[string]func(path string) error {
 func TestHostileRoot(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	for _, place := range []string{"proc", "sys", "dev", "etc", "tmp", "dev/null", "dev/pts", "dev/shm", "wd", "vol"} {
+	for _, place := range []string{"proc", "sys", "dev", "etc", "tmp", "dev/null", "dev/pts", "dev/shm", "cwd", "vol"} {
 		t.Run(strings.ReplaceAll(place, "/", "_"), func(t *testing.T) {
 			host, check := canary(t)
 			for name, make := range forms(host) {
@@ -92,7 +92,7 @@ func hostile(t *testing.T, place string, make func(string) error) {
 	}
 	vol := t.TempDir()
 	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: vol, Options: []string{"bind"}})
-	b.spec.Process.Cwd = "/wd/here"
+	b.spec.Process.Cwd = "/cwd/here"
 	r := b.run()
 	if r.code != 0 {
 		if strings.Contains(r.err, "panic") || r.err == "" {

@@ -19,6 +19,7 @@ type file struct {
 	kind byte
 	link string
 	data []byte
+	uid  int // and gid
 }
 
 // layer is a built layer: blob as served, diff as the digest of the plain archive.
@@ -41,7 +42,7 @@ func pack(files []file) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, f := range files {
-		h := &tar.Header{Name: strings.TrimPrefix(f.name, "/"), Mode: f.mode, Typeflag: f.kind, Linkname: f.link,
+		h := &tar.Header{Name: strings.TrimPrefix(f.name, "/"), Mode: f.mode, Uid: f.uid, Gid: f.uid, Typeflag: f.kind, Linkname: f.link,
 			Size: int64(len(f.data)), ModTime: time.Unix(1700000000, 0), Format: tar.FormatPAX}
 		switch f.kind {
 		case 0:

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -73,6 +74,11 @@ func (c *Config) check() error {
 	return nil
 }
 
+// escapedEnv opens an entry of process.env that is not UTF-8 and so cannot stand in JSON; the base64 of its bytes follows. A NUL
+// byte can begin no entry, so nothing else is meant. It is the caller's sandbox/compile.EscapedEnv.
+const escapedEnv = "\x00base64:"
+
+// checkProcess refuses what cannot be run, and puts entries of the environment that came escaped in clear.
 func checkProcess(p *specs.Process) error {
 	switch {
 	case len(p.Args) == 0 || p.Args[0] == "":
@@ -88,6 +94,14 @@ func checkProcess(p *specs.Process) error {
 		}
 	}
 	for i, s := range p.Env {
+		if text, ok := strings.CutPrefix(s, escapedEnv); ok {
+			raw, err := base64.StdEncoding.DecodeString(text)
+			if err != nil {
+				return invalid("process.env[%d]: %v", i, err)
+			}
+			s = string(raw)
+			p.Env[i] = s
+		}
 		if strings.ContainsRune(s, 0) {
 			return invalid("process.env[%d]: NUL byte", i)
 		}

@@ -181,6 +181,9 @@ func start(top string) (*Node, error) {
 	return n, n.warm()
 }
 
+// CDI is the directory of CDI files of the daemon under test. A test makes it and removes it.
+func (n *Node) CDI() string { return filepath.Join(n.Dir, "cdi") }
+
 func (n *Node) cache() string {
 	if c := os.Getenv("BERTH_CACHE"); c != "" {
 		return c
@@ -208,7 +211,7 @@ func (n *Node) Launch() error {
 	defer log.Close()
 	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
 		"--cni-conf-dir", filepath.Join(n.Dir, "cni"), "--cni-bin-dir", filepath.Join(n.cache(), "cni"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network")
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network", "--cdi-spec-dirs", n.CDI())
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
@@ -218,6 +221,9 @@ func (n *Node) Launch() error {
 	}
 	return nil
 }
+
+// Pid is the daemon's process id.
+func (n *Node) Pid() int { return n.daemon.Process.Pid }
 
 // Kill ends the daemon with the signal and waits for its end. Pods stay.
 func (n *Node) Kill(sig syscall.Signal) error {

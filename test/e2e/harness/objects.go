@@ -18,6 +18,8 @@ import (
 const (
 	Busybox = "registry.k8s.io/e2e-test-images/busybox:1.29-2"
 	Nginx   = "registry.k8s.io/e2e-test-images/nginx:1.14-2"
+	// Configured has something in every field of its configuration that a runtime heeds; test/images/recipe.go says what.
+	Configured = "registry.k8s.io/e2e-test-images/configured:1"
 )
 
 var serial atomic.Int64

@@ -1,0 +1,212 @@
+package contract
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/test/e2e/harness"
+)
+
+// busy is a container that uses something of everything.
+func busy(t *testing.T, n *harness.Node, p *harness.Pod) string {
+	cfg := harness.Command("busy", "x=$(head -c 8000000 /dev/zero | tr '\\0' x); head -c 3000000 /dev/zero >/written; (sleep 1000 &); while :; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.05; done")
+	cfg.Linux.Resources = &rt.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 256 << 20}
+	id := p.Start(cfg)
+	harness.Eventually(t, 15*time.Second, "it is busy", func() bool {
+		s, err := n.Runtime.ContainerStats(t.Context(), id)
+		return err == nil && s.Memory.RssBytes.GetValue() > 7<<20 && s.Cpu.UsageCoreNanoSeconds.GetValue() > 1e7 && s.Cpu.UsageNanoCores != nil
+	})
+	return id
+}
+
+// Values, and no pointer nil that kubelet follows.
+func TestStats(t *testing.T) {
+	n := harness.Get(t)
+	p := n.Run(t, harness.PodConfig("stats", n.Dir))
+	id := busy(t, n, p)
+	s, err := n.Runtime.ContainerStats(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UnixNano()
+	for what, at := range map[string]int64{"cpu": s.Cpu.Timestamp, "memory": s.Memory.Timestamp, "swap": s.Swap.Timestamp, "writable layer": s.WritableLayer.Timestamp} {
+		if at > now || at < now-int64(time.Minute) {
+			t.Errorf("time of %s is %d", what, at)
+		}
+	}
+	switch m := s.Memory; {
+	case s.Attributes.GetMetadata().GetName() != "busy" || s.Attributes.Id != id || s.Attributes.Labels["name"] != "busy":
+		t.Errorf("attributes %v", s.Attributes)
+	case m.WorkingSetBytes.Value > m.UsageBytes.Value, m.WorkingSetBytes.Value < 7<<20, m.PageFaults.Value == 0, m.MajorPageFaults == nil:
+		t.Errorf("memory %v", m)
+	case m.AvailableBytes.GetValue()+m.WorkingSetBytes.Value != 256<<20:
+		t.Errorf("available %v with a limit of 256 MiB and a working set of %v", m.AvailableBytes, m.WorkingSetBytes)
+	case s.WritableLayer.FsId.GetMountpoint() == "" || s.WritableLayer.UsedBytes == nil || s.WritableLayer.InodesUsed == nil:
+		t.Errorf("writable layer %v", s.WritableLayer)
+	}
+	for what, f := range map[string]*rt.ContainerStatsFilter{"id": {Id: id[:20]}, "pod": {PodSandboxId: p.ID}, "labels": {LabelSelector: map[string]string{"name": "busy"}}} {
+		if l, err := n.Runtime.ListContainerStats(t.Context(), f); err != nil || len(l) != 1 || l[0].Attributes.Id != id {
+			t.Errorf("list by %s: %v, %v", what, l, err)
+		}
+	}
+	if l, err := n.Runtime.ListContainerStats(t.Context(), &rt.ContainerStatsFilter{PodSandboxId: p.ID, LabelSelector: map[string]string{"name": "other"}}); err != nil || len(l) != 0 {
+		t.Errorf("filters are not ANDed: %v, %v", l, err)
+	}
+	if _, err := n.Runtime.ContainerStats(t.Context(), strings.Repeat("0", 64)); err == nil || !strings.Contains(err.Error(), "NotFound") {
+		t.Errorf("unknown container: %v", err)
+	}
+}
+
+func TestPodStats(t *testing.T) {
+	n := harness.Get(t)
+	p := n.Run(t, harness.PodConfig("podstats", n.Dir))
+	id := busy(t, n, p)
+	n.Exec(t, id, "sh", "-c", "ping -c 1 127.0.0.1 >/dev/null; ping -c 1 $(ip -4 addr show eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p') >/dev/null; true")
+	s, err := n.Runtime.PodSandboxStats(t.Context(), p.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := s.Linux
+	switch {
+	case s.Attributes.GetMetadata().GetUid() != p.Config.Metadata.Uid:
+		t.Errorf("attributes %v", s.Attributes)
+	case l == nil || l.Cpu.UsageCoreNanoSeconds.GetValue() == 0 || l.Memory.WorkingSetBytes.GetValue() == 0:
+		t.Errorf("%v", l)
+	case l.Network.GetDefaultInterface().GetName() != "eth0" || l.Network.DefaultInterface.RxBytes == nil || l.Network.DefaultInterface.TxErrors == nil:
+		t.Errorf("network %v", l.Network)
+	case slices.ContainsFunc(l.Network.Interfaces, func(i *rt.NetworkInterfaceUsage) bool { return i.Name == "eth0" || i.Name == "lo" }):
+		t.Errorf("the default interface or lo is listed again: %v", l.Network.Interfaces)
+	case l.Process.GetProcessCount().GetValue() < 2:
+		t.Errorf("processes %v", l.Process)
+	case len(l.Containers) != 1 || l.Containers[0].Attributes.Id != id:
+		t.Errorf("containers %v", l.Containers)
+	}
+	if err := n.Runtime.StopPodSandbox(t.Context(), p.ID); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := n.Runtime.ListPodSandboxStats(t.Context(), &rt.PodSandboxStatsFilter{Id: p.ID}); err != nil || len(list) != 0 {
+		t.Errorf("a stopped pod is listed: %v, %v", list, err)
+	}
+}
+
+// Every metric is described, has a value and as many labels as described, and says what the container does.
+func TestMetrics(t *testing.T) {
+	n := harness.Get(t)
+	n.Foreign(t)
+	p := n.Run(t, harness.PodConfig("metrics", n.Dir))
+	id := busy(t, n, p)
+	descriptors, err := n.Runtime.ListMetricDescriptors(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string][]string{}
+	for _, d := range descriptors {
+		keys[d.Name] = d.LabelKeys
+	}
+	if len(keys) != 58 || len(descriptors) != 58 {
+		t.Errorf("%d descriptors of %d names", len(descriptors), len(keys))
+	}
+	var pod, ctr map[string]uint64
+	read := func() {
+		list, err := n.Runtime.ListPodSandboxMetrics(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(list, func(m *rt.PodSandboxMetrics) bool { return m.PodSandboxId == p.ID })
+		if i < 0 || len(list[i].ContainerMetrics) != 1 || list[i].ContainerMetrics[0].ContainerId != id {
+			t.Fatalf("metrics of %d pods, this one at %d", len(list), i)
+		}
+		pod, ctr = values(t, keys, list[i].Metrics), values(t, keys, list[i].ContainerMetrics[0].Metrics)
+	}
+	harness.Eventually(t, 30*time.Second, "processes are counted", func() bool {
+		read()
+		return ctr["processes"] > 0
+	})
+	for k, atLeast := range map[string]uint64{"memory_rss": 7 << 20, "memory_usage_bytes": 8 << 20, "memory_max_usage_bytes": 8 << 20, "memory_working_set_bytes": 7 << 20,
+		"memory_failures_total pgfault hierarchy": 100, "processes": 2, "threads": 2, "file_descriptors": 4, "ulimits_soft max_open_files": 1, "cpu_cfs_periods_total": 1,
+		"last_seen": uint64(time.Now().Unix() - 60), "start_time_seconds": uint64(time.Now().Unix() - 120), "spec_cpu_quota": 50000, "spec_cpu_period": 100000, "spec_memory_limit_bytes": 256 << 20} {
+		if ctr[k] < atLeast {
+			t.Errorf("%s is %d, want at least %d", k, ctr[k], atLeast)
+		}
+	}
+	if ctr["spec_cpu_shares"] != 512 {
+		t.Errorf("shares %d", ctr["spec_cpu_shares"])
+	}
+	if _, ok := pod["network_receive_bytes_total eth0"]; !ok {
+		t.Errorf("no network of the pod in %v", pod)
+	}
+	if pod["memory_usage_bytes"] < ctr["memory_rss"] {
+		t.Errorf("the pod uses %d, its container %d", pod["memory_usage_bytes"], ctr["memory_rss"])
+	}
+	stream, err := n.Raw.StreamPodSandboxMetrics(t.Context(), &rt.StreamPodSandboxMetricsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := stream.Recv(); err != nil || len(m.PodSandboxMetrics) == 0 {
+		t.Errorf("stream: %v, %v", m, err)
+	}
+}
+
+// values checks metrics as kubelet does, and gives each by its name and own labels.
+func values(t *testing.T, keys map[string][]string, list []*rt.Metric) map[string]uint64 {
+	t.Helper()
+	out := map[string]uint64{}
+	for _, m := range list {
+		want, ok := keys[m.Name]
+		if !ok || len(want) != len(m.LabelValues) || m.Value == nil || m.Timestamp < 0 {
+			t.Fatalf("metric %v for label keys %q", m, want)
+		}
+		out[strings.Join(append([]string{strings.TrimPrefix(m.Name, "container_")}, m.LabelValues[5:]...), " ")] = m.Value.Value
+	}
+	return out
+}
+
+// A hundred pods' worth of metrics costs little: measured on the daemon's own clock.
+func TestMetricsCost(t *testing.T) {
+	n := harness.Get(t)
+	n.Foreign(t)
+	if testing.Short() {
+		t.Skip("runs 20 pods")
+	}
+	const pods = 20
+	for i := range pods {
+		n.Run(t, harness.PodConfig(fmt.Sprintf("cost-%d", i), n.Dir)).Start(harness.Command("c", "sleep 1000"))
+	}
+	pid := n.Pid()
+	read := func() {
+		if _, err := n.Runtime.ListPodSandboxMetrics(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read() // opens the descriptors
+	const rounds = 50
+	before := cpuTime(t, pid)
+	for range rounds {
+		read()
+	}
+	each := (cpuTime(t, pid) - before) / rounds
+	t.Logf("%v of CPU for %d pods, gRPC and other work of the daemon included", each, pods)
+	if limit := 60 * time.Millisecond * pods / 100; each > limit {
+		t.Errorf("a snapshot of %d pods costs %v of CPU, want at most %v", pods, each, limit)
+	}
+}
+
+// cpuTime is utime and stime of proc(5), in ticks of 10 ms.
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	var u, s int64
+	fmt.Sscan(f[11], &u)
+	fmt.Sscan(f[12], &s)
+	return time.Duration(u+s) * 10 * time.Millisecond
+}
