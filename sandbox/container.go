@@ -38,8 +38,9 @@ type Container struct {
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
 	group    *cgroup.Group
-	signaled bool // the stop signal was sent
-	execs    int  // number of the last exec
+	signaled bool       // the stop signal was sent
+	starting bool       // the runtime is asked to start it
+	early    *wire.Exit // reported meanwhile
 	usage    writable
 	lastCPU  cpuSample
 }
@@ -220,6 +221,14 @@ func (c *Container) running() error {
 
 // ended handles the monitor's word that the container's init is gone. exit.json has been written before.
 func (c *Container) ended(e wire.Exit) {
+	c.mu.Lock()
+	if c.starting {
+		// Whether this is the end of the command, or of an init that could not exec it, is for the start to say.
+		c.early = &e
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
 	if !c.finish(endOf(e)) {
 		return
 	}

@@ -78,7 +78,7 @@ func (k *creation) abandon(cause error) {
 	defer cancel()
 	if err := (footprint{c}).clear(ctx); err != nil {
 		c.m.opt.Log.Warn("container is left half made until its pod is stopped", "container", c.id, "cause", cause, "err", err)
-		c.pod.leave(c)
+		leave(c.pod, c)
 	}
 }
 

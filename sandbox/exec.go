@@ -162,18 +162,15 @@ func (x execution) launch(ctx context.Context, cmd []string, tty bool, stdio [3]
 	return p, nil
 }
 
-// newProcess takes a number for an exec and makes its cgroup.
+// newProcess takes a name for an exec and makes its cgroup. Names are not counted: an exec that an earlier daemon began
+// may still run.
 func (x execution) newProcess() (*process, error) {
 	c := x.c
 	g, err := footprint{c}.cgroup()
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
-	c.mu.Lock()
-	c.execs++
-	n := c.execs
-	c.mu.Unlock()
-	name := fmt.Sprintf("exec-%d", n)
+	name := "exec-" + newID()[:12]
 	sub, err := g.Sub(name)
 	if err != nil {
 		return nil, fmt.Errorf("make exec cgroup: %w", err)

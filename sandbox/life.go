@@ -49,13 +49,23 @@ func start(ctx context.Context, c *Container) error {
 	if err := checkTarget(c); err != nil {
 		return err
 	}
+	again := c.rec.StartingAt != 0
 	// Written before the byte that lets the init go: after a crash in between, recovery asks the runtime.
 	if err := c.change(func(r *containerRecord) { r.StartingAt = time.Now().UnixNano() }); err != nil {
 		return err
 	}
+	c.setStarting(true)
+	defer func() {
+		if e := c.setStarting(false); e != nil {
+			c.ended(*e)
+		}
+	}()
 	err := c.pod.handler.Start(ctx, c.id)
 	if err != nil && errors.Is(context.Cause(ctx), ErrNotReady) {
 		return err // the pod is being stopped, which ends the container as well
+	}
+	if err != nil && again && runs(c) {
+		err = nil // an earlier daemon's start, which outlived it, was faster
 	}
 	if err != nil {
 		end := containerView{code: startFailed, reason: "StartError", message: err.Error()}
@@ -66,17 +76,26 @@ func start(ctx context.Context, c *Container) error {
 	if err := c.change(func(r *containerRecord) { r.StartedAt = now }); err != nil {
 		c.m.opt.Log.Warn("container record not saved", "container", c.id, "err", err)
 	}
-	c.show(func(v *containerView) { v.startedAt = now; v.finishedAt = max(v.finishedAt, boundIf(v.ended, now)) })
+	c.show(func(v *containerView) { v.startedAt = now })
 	c.pod.emit(rt.ContainerEventType_CONTAINER_STARTED_EVENT, c.id)
 	return nil
 }
 
-// boundIf is the earliest finish of a container that ended while its start was being noted.
-func boundIf(ended bool, now int64) int64 {
-	if ended {
-		return now
-	}
-	return 0
+// setStarting says whether a start is under way, and returns the end that was reported while one was.
+func (c *Container) setStarting(on bool) *wire.Exit {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.early
+	c.starting, c.early = on, nil
+	return e
+}
+
+// runs asks the runtime whether the container runs.
+func runs(c *Container) bool {
+	ctx, cancel := context.WithTimeout(c.m.life, connectBudget)
+	defer cancel()
+	st, err := c.pod.handler.State(ctx, c.id)
+	return err == nil && st.Status == "running"
 }
 
 // checkTarget makes sure that the container whose PID namespace is shared still runs.
@@ -96,7 +115,7 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 		return nil
 	}
 	if grace > 0 {
-		if err := c.signalOnce(ctx); err != nil {
+		if err := signalOnce(ctx, c); err != nil {
 			return fmt.Errorf("stop container %s: %w", short(c.id), err)
 		}
 		timer := time.NewTimer(grace)
@@ -117,7 +136,7 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 
 // signalOnce sends the stop signal to the container's init unless that was done before. A container that is not
 // started yet has nothing that could handle a signal: it is killed by the caller in the end, so ask for that at once.
-func (c *Container) signalOnce(ctx context.Context) error {
+func signalOnce(ctx context.Context, c *Container) error {
 	c.mu.Lock()
 	sent := c.signaled
 	c.signaled = true

@@ -62,6 +62,7 @@ type Manager struct {
 	mu      sync.Mutex // guards replacing index
 	ops     operation.Set
 	events  event.Broadcaster
+	made    sync.Map     // cgroup parents of our making: path -> nothing; pods that nobody lists may still have them
 	scraped atomic.Int64 // when metrics were last asked for, ns
 	stop    context.CancelFunc
 	life    context.Context

@@ -151,9 +151,11 @@ func (b building) prepare() error {
 	case !p.m.opt.SystemdCgroup:
 		_, err := cgroup.Open(parent)
 		own = errors.Is(err, fs.ErrNotExist)
-		for _, other := range p.m.index.Load().podsIn(parent) {
-			own = own || other.rec.OwnParent // the last of those who share it removes it
-		}
+		_, made := p.m.made.Load(parent)
+		own = own || made // the last of those who share it removes it
+	}
+	if own {
+		p.m.made.Store(parent, nil)
 	}
 	for _, dir := range []string{p.dir(), p.state(), p.nsDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {

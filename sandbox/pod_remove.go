@@ -117,14 +117,14 @@ func (p *Pod) clearRuins(ctx context.Context) error {
 	for _, c := range ruins {
 		if err := (footprint{c}).clear(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("clear container %s: %w", short(c.id), err))
-			p.leave(c)
+			leave(p, c)
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // leave notes a container that nobody knows of and that is not cleared away yet: the pod's end takes care of it.
-func (p *Pod) leave(c *Container) {
+func leave(p *Pod, c *Container) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ruins = append(p.ruins, c)
@@ -155,7 +155,7 @@ func endMonitor(ctx context.Context, p *Pod) error {
 
 // clearCgroup removes the pod's cgroup if it is ours. A parent that others gave is theirs to remove.
 func clearCgroup(ctx context.Context, p *Pod) error {
-	if !p.rec.OwnParent || p.m.opt.SystemdCgroup {
+	if !p.ownsParent() || p.m.opt.SystemdCgroup {
 		return nil
 	}
 	g, err := cgroup.Open(p.rec.Parent)
@@ -165,16 +165,32 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	if err != nil {
 		return err
 	}
-	if len(p.m.index.Load().podsIn(p.rec.Parent)) > 0 {
+	if others := p.m.index.Load().podsIn(p.rec.Parent); len(others) > 0 {
+		// The last one removes it, also one that found it there because of a pod nobody lists.
+		for _, o := range others {
+			if !o.ownsParent() {
+				if err := o.change(func(r *podRecord) { r.OwnParent = true }); err != nil {
+					p.m.opt.Log.Warn("pod record not saved", "pod", o.id, "err", err)
+				}
+			}
+		}
 		return nil
 	}
 	if err := g.Remove(ctx); err != nil {
 		return err
 	}
+	p.m.made.Delete(p.rec.Parent)
 	if above, err := cgroup.Open(defaultParent); err == nil && strings.HasPrefix(p.rec.Parent, defaultParent+"/") {
 		above.Prune()
 	}
 	return nil
+}
+
+// ownsParent reports whether the cgroup above the pod's containers is ours to remove.
+func (p *Pod) ownsParent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rec.OwnParent
 }
 
 // podsIn returns the ready pods that have this cgroup parent.

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -76,6 +78,10 @@ func replace(path string, content []byte, mode os.FileMode) error {
 // become read-only must not keep a pod that has nothing on it.
 func removeAll(path string) error {
 	err := os.RemoveAll(path)
+	for wait := time.Millisecond; errors.Is(err, syscall.ENOTEMPTY) && wait < time.Second; wait *= 2 {
+		time.Sleep(wait) // somebody wrote in between: a monitor its exit file
+		err = os.RemoveAll(path)
+	}
 	if err != nil {
 		if _, serr := os.Lstat(path); errors.Is(serr, fs.ErrNotExist) {
 			return nil

@@ -111,6 +111,9 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 		return err
 	}
 	p := newPod(m, rec, cfg, m.handlerOrGone(rec.Handler))
+	if rec.OwnParent {
+		m.made.Store(rec.Parent, nil)
+	}
 	if !rec.Ready && !rec.Stopped {
 		recovery{p}.discard() // building was cut short: nobody was given its id
 		return nil
@@ -152,7 +155,7 @@ func (r recovery) discard() {
 	p.closing = true
 	for _, e := range r.entries() {
 		if validID(e) {
-			p.leave(r.ruin(e))
+			leave(p, r.ruin(e))
 		}
 	}
 	p.m.bg.Add(1)
@@ -322,7 +325,7 @@ func (r recovery) container(ctx context.Context, id string, alive map[string]wir
 	}
 	cfg, cerr := decodeContainerConfig(rec.Config)
 	if err = errors.Join(err, cerr); err != nil || !rec.Created {
-		p.leave(r.ruin(id)) // nobody was given its id: creation was cut short, or the record is damaged
+		leave(p, r.ruin(id)) // nobody was given its id: creation was cut short, or the record is damaged
 		return err
 	}
 	c := newContainer(p, rec, cfg)
@@ -354,16 +357,13 @@ func settle(ctx context.Context, c *Container, alive map[string]wire.Process) {
 	}
 	c.show(func(v *containerView) { v.pid = proc.Pid })
 	if c.rec.StartingAt != 0 && c.rec.StartedAt == 0 {
-		settleStart(ctx, c)
+		settleStart(c)
 	}
 }
 
 // settleStart finds out how far a start came that the daemon did not live to see.
-func settleStart(ctx context.Context, c *Container) {
-	ctx, cancel := context.WithTimeout(ctx, connectBudget)
-	defer cancel()
-	st, err := c.pod.handler.State(ctx, c.id)
-	if err != nil || st.Status != "running" {
+func settleStart(c *Container) {
+	if !runs(c) {
 		return // still waiting: it may be started again
 	}
 	at := c.rec.StartingAt

@@ -39,14 +39,8 @@ func furnish(upper string, layers []string, it Item) error {
 		return nil
 	}
 	parents := ancestors(it.Name)
-	for _, p := range parents {
-		_, e, err := Find(layers, p)
-		if err != nil {
-			return err
-		}
-		if e != Directory && e != Opaque {
-			return nil
-		}
+	if plain, err := directories(layers, parents); err != nil || !plain {
+		return err
 	}
 	for _, p := range parents {
 		if err := os.Mkdir(filepath.Join(upper, p), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -68,6 +62,17 @@ func furnish(upper string, layers []string, it Item) error {
 		}
 	}
 	return like(layers, ".", upper)
+}
+
+// directories reports whether all the names are directories in the image.
+func directories(layers, names []string) (bool, error) {
+	for _, p := range names {
+		_, e, err := Find(layers, p)
+		if err != nil || e != Directory && e != Opaque {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func writeItem(upper, layer string, it Item) error {

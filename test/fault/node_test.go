@@ -35,7 +35,11 @@ type place struct {
 	monitor string // path of the monitor binary, the test's own link
 	runtime string // likewise
 	log     *logBuffer
+	seen    map[string]bool // ids of pods, see pins
 }
+
+// machineNetns is where a daemon pins network namespaces.
+const machineNetns = "/run/netns"
 
 var serial atomic.Int64
 
@@ -45,7 +49,7 @@ func newPlace(t *testing.T) *place {
 		t.Skip(reason)
 	}
 	name := fmt.Sprintf("t%d", serial.Add(1))
-	l := &place{t: t, dir: filepath.Join(the.dir, name), parent: "/berth-" + filepath.Base(the.dir) + "-" + name, log: new(logBuffer)}
+	l := &place{t: t, dir: filepath.Join(the.dir, name), parent: "/berth-" + filepath.Base(the.dir) + "-" + name, log: new(logBuffer), seen: map[string]bool{}}
 	l.script = script.Dir(filepath.Join(l.dir, "script"))
 	l.root, l.state, l.netns = filepath.Join(l.dir, "root"), filepath.Join(l.dir, "state"), filepath.Join(l.dir, "netns")
 	l.monitor, l.runtime = filepath.Join(l.dir, "bin/berth-monitor"), filepath.Join(l.dir, "bin/fakeoci")
@@ -111,15 +115,36 @@ func (l *place) left() []string {
 		}
 	}
 	for _, pattern := range []string{
-		l.root + "/pods/*", l.root + "/net/*.json", l.state + "/pods/*", l.state + "/oci/*/*", l.netns + "/*", string(l.script) + "/leases/*",
+		l.root + "/pods/*", l.root + "/net/*.json", l.state + "/pods/*", l.state + "/oci/*/*", string(l.script) + "/leases/*",
 		"/sys/fs/cgroup/*" + l.parent + "*", "/sys/fs/cgroup" + l.parent + "*",
 	} {
 		names, err := filepath.Glob(pattern)
 		l.must(err)
 		out = append(out, names...)
 	}
+	out = append(out, l.pins()...)
 	slices.Sort(out)
 	return out
+}
+
+// pins are the pinned network namespaces of the test's pods: those in its directory or, where that is the machine's, those of
+// pods that were seen.
+func (l *place) pins() []string {
+	if l.netns != machineNetns {
+		return glob(l.netns + "/*")
+	}
+	var out []string
+	for id := range l.seen {
+		out = append(out, glob(l.netns+"/berth-"+id)...)
+	}
+	return out
+}
+
+// look notes the pods there are.
+func (l *place) look() {
+	for _, p := range append(glob(l.root+"/pods/*"), glob(l.state+"/pods/*")...) {
+		l.seen[filepath.Base(p)] = true
+	}
 }
 
 // processes are those that work in the test's directories or name them, and their children's children.
@@ -129,7 +154,7 @@ func (l *place) processes() []int {
 	l.must(err)
 	for _, e := range entries {
 		var pid int
-		if _, err := fmt.Sscanf(filepath.Base(e), "%d", &pid); err != nil || pid == os.Getpid() {
+		if _, err := fmt.Sscanf(filepath.Base(e), "%d", &pid); err != nil || pid == os.Getpid() || strings.HasPrefix(cmdline(pid), filepath.Join(the.bin, "berth")+" serve") {
 			continue
 		}
 		cwd, _ := os.Readlink(e + "/cwd")
@@ -171,11 +196,10 @@ func (l *place) sweep() {
 	for _, pid := range l.processes() {
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
-	for _, p := range append(glob(l.netns+"/*"), glob(l.state+"/pods/*/ns/*")...) {
+	for _, p := range append(l.pins(), glob(l.state+"/pods/*/ns/*")...) {
 		unix.Unmount(p, unix.MNT_DETACH)
 	}
 	for _, g := range append(glob("/sys/fs/cgroup/*"+l.parent+"*"), glob("/sys/fs/cgroup"+l.parent+"*")...) {
-		filepath.WalkDir(g, func(string, os.DirEntry, error) error { return nil })
 		removeTree(g)
 	}
 	os.RemoveAll(l.dir)

@@ -1,11 +1,8 @@
 package inside
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -21,17 +18,17 @@ import (
 func (b *box) finish() error {
 	p := &b.prog.Process
 	unix.Umask(int(p.Umask))
-	b.ownStreams(int(p.UID))
+	ownStreams(int(p.UID), b.tty)
 	steps := [...]struct {
 		name string
 		do   func() error
 	}{
 		{"schedule", func() error { return schedule(&p.Schedule) }},
 		{"cpu affinity", func() error { return affinity(p.Affinity) }},
-		{"cwd " + p.Cwd, func() error { return b.chdir(p.Cwd) }},
+		{"cwd " + p.Cwd, func() error { return b.root.chdir(p.Cwd) }},
 		{"personality", func() error { return persona(&p.Security) }},
 		{"rlimits", func() error { return rlimits(p.Rlimits) }},
-		{"label", b.writeLabels},
+		{"label", func() error { return b.label.write(&p.Security) }},
 		{"seccomp", func() error { return b.seccomp(!p.Security.NoNewPrivs) }},
 		{"capability bounding set", func() error { return bounding(p.Security.Caps) }},
 		{"user", func() error { return user(p) }},
@@ -52,13 +49,13 @@ func (b *box) finish() error {
 
 // ownStreams gives the standard streams to the container's user, who may want to open /dev/stdout again. Terminals of
 // somebody else and the null device stay as they are; what can't be changed is left alone.
-func (b *box) ownStreams(uid int) {
+func ownStreams(uid int, tty bool) {
 	for fd := range 3 {
 		var st unix.Stat_t
 		if unix.Fstat(fd, &st) != nil || st.Uid == uint32(uid) {
 			continue
 		}
-		if st.Mode&unix.S_IFMT == unix.S_IFCHR && (!b.tty || st.Rdev == unix.Mkdev(1, 3)) {
+		if st.Mode&unix.S_IFMT == unix.S_IFCHR && (!tty || st.Rdev == unix.Mkdev(1, 3)) {
 			continue
 		}
 		unix.Fchown(fd, uid, -1)
@@ -67,8 +64,8 @@ func (b *box) ownStreams(uid int) {
 
 // chdir enters the working directory, which is made when missing. It is resolved without magic links, so that no
 // descriptor of the host can become it, and looked at again from where the process then is.
-func (b *box) chdir(cwd string) error {
-	fd, err := b.ensure(cwd, true)
+func (t tree) chdir(cwd string) error {
+	fd, err := t.ensure(cwd, true)
 	if err != nil {
 		return err
 	}
@@ -91,7 +88,7 @@ func persona(s *program.Security) error {
 }
 
 // rlimits sets the limits. Raising a hard limit needs CAP_SYS_RESOURCE; without it what is there bounds what is set
-// (warnRlimits has said so).
+// (rlimitWarnings has said so).
 func rlimits(limits []program.Rlimit) error {
 	for _, l := range limits {
 		want := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
@@ -111,55 +108,21 @@ func rlimits(limits []program.Rlimit) error {
 	return nil
 }
 
-func (b *box) warnRlimits() {
-	for _, l := range b.prog.Process.Rlimits {
+func rlimitWarnings(limits []program.Rlimit) []string {
+	var out []string
+	for _, l := range limits {
 		var have unix.Rlimit
 		if prlimit(int(l.Resource), nil, &have) == nil && l.Hard > have.Max && !mayRaise() {
-			b.warn(fmt.Sprintf("rlimit %d: hard limit stays at %d: not permitted to raise it", l.Resource, have.Max))
+			out = append(out, fmt.Sprintf("rlimit %d: hard limit stays at %d: not permitted to raise it", l.Resource, have.Max))
 		}
 	}
+	return out
 }
 
 func mayRaise() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
-}
-
-// openLabels opens the label files while nothing can be mounted over them.
-func (b *box) openLabels() error {
-	s := &b.prog.Process.Security
-	for i, l := range [...]struct{ value, name string }{{s.AppArmor, "apparmor/exec"}, {s.SELinux, "exec"}} {
-		if l.value == "" {
-			continue
-		}
-		proc, err := b.procfs()
-		if err != nil {
-			return fmt.Errorf("label %s: %w", l.value, err)
-		}
-		fd, err := unix.Openat(proc, "thread-self/attr/"+l.name, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		if err == unix.ENOENT && i == 0 {
-			fd, err = unix.Openat(proc, "thread-self/attr/exec", unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		}
-		if err != nil {
-			return fmt.Errorf("label %s: %w", l.value, err)
-		}
-		b.label[i] = fd
-	}
-	return nil
-}
-
-func (b *box) writeLabels() error {
-	s := &b.prog.Process.Security
-	for i, text := range [...]string{"exec " + s.AppArmor, s.SELinux} {
-		if b.label[i] < 0 {
-			continue
-		}
-		if _, err := unix.Write(b.label[i], []byte(text)); err != nil {
-			return fmt.Errorf("%s: %w", text, err)
-		}
-	}
-	return nil
 }
 
 func bounding(c *program.Capabilities) error {
@@ -294,53 +257,6 @@ func getenv(env []string, key string) string {
 		}
 	}
 	return ""
-}
-
-// home sets HOME from the container's /etc/passwd when the environment lacks it.
-func (b *box) home() error {
-	p := &b.prog.Process
-	for _, e := range p.Env {
-		if strings.HasPrefix(e, "HOME=") {
-			return nil
-		}
-	}
-	dir, err := b.homeOf(p.UID)
-	if err != nil {
-		return fmt.Errorf("home of user %d: %w", p.UID, err)
-	}
-	p.Env = append(p.Env, "HOME="+dir)
-	return nil
-}
-
-// homeOf reads the container's /etc/passwd, which may be anything: only a regular file counts, and not more than 1 MiB.
-func (b *box) homeOf(uid uint32) (string, error) {
-	fd, err := b.open("/etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return "/", nil
-	}
-	f := os.NewFile(uintptr(fd), "passwd")
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return "/", nil
-	}
-	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return "/", nil
-	}
-	for line := range strings.Lines(string(text)) {
-		f := strings.Split(strings.TrimRight(line, "\n"), ":")
-		if len(f) < 6 || f[5] == "" {
-			continue
-		}
-		if n, err := strconv.ParseUint(f[2], 10, 32); err == nil && uint32(n) == uid {
-			if strings.ContainsRune(f[5], 0) {
-				return "", errors.New("NUL in /etc/passwd")
-			}
-			return f[5], nil
-		}
-	}
-	return "/", nil
 }
 
 func errno(e syscall.Errno) error {

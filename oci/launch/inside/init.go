@@ -15,12 +15,12 @@ import (
 // box is the container under construction.
 type box struct {
 	prog  *program.Program
-	slots []int  // descriptors by slot, -1: not filled yet
-	sync  int    // socket to the parent
-	conn  int    // connection of `start`, once there is one
-	root  int    // the container's root directory
-	proc  int    // a procfs nobody can reach by path, -1
-	label [2]int // open files of /proc/thread-self/attr: AppArmor, SELinux
+	slots []int // descriptors by slot, -1: not filled yet
+	sync  int   // socket to the parent
+	conn  int   // connection of `start`, once there is one
+	root  tree  // the container's root directory
+	proc  int   // a procfs nobody can reach by path, -1
+	label labels
 	tty   bool
 }
 
@@ -35,7 +35,7 @@ func Main(sync int) int {
 		program.Say(sync, program.Failure, fmt.Sprintf("receive program: %v", err))
 		return 1
 	}
-	b := &box{prog: prog, sync: sync, conn: -1, root: unix.AT_FDCWD, proc: -1, label: [2]int{-1, -1}}
+	b := &box{prog: prog, sync: sync, conn: -1, root: unix.AT_FDCWD, proc: -1, label: labels{-1, -1}}
 	b.slots = make([]int, prog.Slots)
 	for i := range b.slots {
 		b.slots[i] = -1
@@ -98,14 +98,14 @@ func (b *box) setup() error {
 	if _, err := unix.Setsid(); err != nil && err != unix.EPERM {
 		return fmt.Errorf("setsid: %w", err)
 	}
-	if err := b.openLabels(); err != nil {
+	if err := b.label.open(&b.prog.Process.Security, b.procfs); err != nil {
 		return err
 	}
 	if err := b.run(b.prog.Setup); err != nil {
 		return err
 	}
-	b.warnRlimits()
-	return b.home()
+	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
+	return b.root.home(&b.prog.Process)
 }
 
 // run does the steps; each error carries the step's name and the path or name it worked on.
@@ -166,7 +166,11 @@ func (b *box) stepNamespace(s *program.Step) error {
 	case program.OpLoopback:
 		return loopback()
 	case program.OpSysctl:
-		return b.sysctl(s.Path, s.Data)
+		proc, err := b.procfs()
+		if err != nil {
+			return err
+		}
+		return sysctl(proc, s.Path, s.Data)
 	case program.OpSetns:
 		return b.enterMounts(b.slots[s.Slot])
 	case program.OpAffinity:
@@ -204,7 +208,11 @@ func (b *box) keyring(name string) error {
 	return err
 }
 
-func (b *box) warn(text string) { program.Say(b.sync, program.Warning, text) }
+func (b *box) warn(texts ...string) {
+	for _, t := range texts {
+		program.Say(b.sync, program.Warning, t)
+	}
+}
 
 func loopback() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -233,18 +241,14 @@ func (b *box) enterMounts(fd int) error {
 		return err
 	}
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	b.root = root
+	b.root = tree(root)
 	return err
 }
 
 // sysctl writes one kernel parameter through the detached procfs.
-func (b *box) sysctl(name, value string) error {
+func sysctl(proc int, name, value string) error {
 	if strings.Contains(name, "..") {
 		return unix.EINVAL
-	}
-	proc, err := b.procfs()
-	if err != nil {
-		return err
 	}
 	fd, err := unix.Openat2(proc, "sys/"+name, &unix.OpenHow{
 		Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})

@@ -34,11 +34,11 @@ func (b *box) stepMount(s *program.Step) error {
 	case program.OpMount:
 		return b.mount(s)
 	case program.OpBind:
-		return b.bind(s)
+		return b.root.bind(s)
 	case program.OpCopyUp:
 		return b.copyUp(s)
 	case program.OpAttr, program.OpShare:
-		return b.attr(s)
+		return b.root.attr(s)
 	}
 	return unix.ENOSYS
 }
@@ -87,12 +87,12 @@ func (b *box) attachRoot(fd int, at string) error {
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return err
 	}
-	b.root = fd
+	b.root = tree(fd)
 	return nil
 }
 
 func (b *box) pivot() error {
-	if err := unix.Fchdir(b.root); err != nil {
+	if err := unix.Fchdir(int(b.root)); err != nil {
 		return err
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
@@ -114,13 +114,13 @@ func (b *box) mount(s *program.Step) error {
 	}
 	kind := magic(fd)
 	if kind == unix.PROC_SUPER_MAGIC || kind == unix.SYSFS_MAGIC {
-		if link, err := b.open(s.Path, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_NO_SYMLINKS); err == nil {
+		if link, err := b.root.open(s.Path, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS); err == nil {
 			unix.Close(link)
 		} else if err == unix.ELOOP {
 			return fmt.Errorf("target is a symbolic link: %w", err)
 		}
 	}
-	target, err := b.ensure(s.Path, dir)
+	target, err := b.root.ensure(s.Path, dir)
 	if err != nil {
 		return err
 	}
@@ -149,8 +149,8 @@ func attach(fd, target int) error {
 }
 
 // bind repeats a part of the container's own tree somewhere else in it.
-func (b *box) bind(s *program.Step) error {
-	from, err := b.open(s.Data, unix.O_PATH, 0)
+func (t tree) bind(s *program.Step) error {
+	from, err := t.open(s.Data, unix.O_PATH, 0)
 	if err != nil {
 		return err
 	}
@@ -159,30 +159,30 @@ func (b *box) bind(s *program.Step) error {
 	if err != nil {
 		return err
 	}
-	tree, err := unix.OpenTree(from, "", clone)
+	copied, err := unix.OpenTree(from, "", clone)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(tree)
+	defer unix.Close(copied)
 	if s.Flags != 0 {
-		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: s.Flags}); err != nil {
+		if err := unix.MountSetattr(copied, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: s.Flags}); err != nil {
 			return err
 		}
 	}
-	target, err := b.ensure(s.Path, dir)
+	target, err := t.ensure(s.Path, dir)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(target)
-	return attach(tree, target)
+	return attach(copied, target)
 }
 
 // attr changes the mount at a path that a step before this one made.
-func (b *box) attr(s *program.Step) error {
-	fd := b.root
+func (t tree) attr(s *program.Step) error {
+	fd := int(t)
 	if s.Path != "/" {
 		var err error
-		if fd, err = b.open(s.Path, unix.O_PATH, 0); err != nil {
+		if fd, err = t.open(s.Path, unix.O_PATH, 0); err != nil {
 			return err
 		}
 		defer unix.Close(fd)

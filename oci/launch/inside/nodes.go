@@ -13,17 +13,17 @@ import (
 func (b *box) stepNode(s *program.Step) error {
 	switch s.Op {
 	case program.OpDevice:
-		return b.device(s)
+		return b.root.device(s)
 	case program.OpSymlink:
-		return b.symlink(s)
+		return b.root.symlink(s)
 	case program.OpMask:
 		return b.mask(s)
 	case program.OpReadonly:
-		return b.readonly(s.Path)
+		return b.root.readonly(s.Path)
 	case program.OpConsole:
 		return b.console(s)
 	case program.OpMkdir:
-		fd, err := b.ensure(s.Path, true)
+		fd, err := b.root.ensure(s.Path, true)
 		if err == nil {
 			unix.Close(fd)
 		}
@@ -33,8 +33,8 @@ func (b *box) stepNode(s *program.Step) error {
 }
 
 // device makes a node. One that exists is accepted when it is the very device: kind and number, not a link to one.
-func (b *box) device(s *program.Step) error {
-	at, base, err := b.parentOf(s.Path)
+func (t tree) device(s *program.Step) error {
+	at, base, err := t.parentOf(s.Path)
 	if err != nil {
 		return err
 	}
@@ -66,8 +66,8 @@ func (b *box) device(s *program.Step) error {
 	return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
 }
 
-func (b *box) symlink(s *program.Step) error {
-	at, base, err := b.parentOf(s.Path)
+func (t tree) symlink(s *program.Step) error {
+	at, base, err := t.parentOf(s.Path)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (b *box) symlink(s *program.Step) error {
 // mask covers a path: a directory with an empty read-only one, anything else with the null device. Both come from
 // outside, so a container that brings its own /dev/null changes nothing. What does not exist needs no mask.
 func (b *box) mask(s *program.Step) error {
-	target, err := b.open(s.Path, unix.O_PATH, 0)
+	target, err := b.root.open(s.Path, unix.O_PATH, 0)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil
 	}
@@ -111,16 +111,16 @@ func (b *box) attachCopy(slot, target int) error {
 		}
 		return err
 	}
-	tree, err := unix.OpenTree(-2-fd, "", clone)
+	copied, err := unix.OpenTree(-2-fd, "", clone)
 	if err != nil {
 		return fmt.Errorf("open_tree: %w", err)
 	}
-	defer unix.Close(tree)
-	return attach(tree, target)
+	defer unix.Close(copied)
+	return attach(copied, target)
 }
 
-func (b *box) readonly(name string) error {
-	target, err := b.open(name, unix.O_PATH, 0)
+func (t tree) readonly(name string) error {
+	target, err := t.open(name, unix.O_PATH, 0)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil
 	}
@@ -128,15 +128,15 @@ func (b *box) readonly(name string) error {
 		return err
 	}
 	defer unix.Close(target)
-	tree, err := unix.OpenTree(target, "", clone|unix.AT_RECURSIVE)
+	copied, err := unix.OpenTree(target, "", clone|unix.AT_RECURSIVE)
 	if err != nil {
 		return fmt.Errorf("open_tree: %w", err)
 	}
-	defer unix.Close(tree)
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+	defer unix.Close(copied)
+	if err := unix.MountSetattr(copied, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return fmt.Errorf("mount_setattr: %w", err)
 	}
-	return attach(tree, target)
+	return attach(copied, target)
 }
 
 // console makes the pty, hands its master to the console socket and takes the slave as standard streams. The slave
@@ -146,7 +146,7 @@ func (b *box) console(s *program.Step) error {
 	if s.Slot >= 0 {
 		pts = b.slots[s.Slot]
 	} else {
-		fd, err := b.open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
+		fd, err := b.root.open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
 		if err != nil {
 			return fmt.Errorf("open /dev/pts: %w", err)
 		}
@@ -176,7 +176,7 @@ func (b *box) console(s *program.Step) error {
 		}
 	}
 	if s.Data == "create" {
-		if err := b.bindConsole(slave); err != nil {
+		if err := b.root.bindConsole(slave); err != nil {
 			return err
 		}
 	}
@@ -196,18 +196,18 @@ func (b *box) takeTerminal(slave int) error {
 	return unix.IoctlSetInt(0, unix.TIOCSCTTY, 0)
 }
 
-func (b *box) bindConsole(slave int) error {
-	tree, err := unix.OpenTree(slave, "", clone)
+func (t tree) bindConsole(slave int) error {
+	copied, err := unix.OpenTree(slave, "", clone)
 	if err != nil {
 		return fmt.Errorf("open_tree: %w", err)
 	}
-	defer unix.Close(tree)
-	target, err := b.ensure("/dev/console", false)
+	defer unix.Close(copied)
+	target, err := t.ensure("/dev/console", false)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(target)
-	return attach(tree, target)
+	return attach(copied, target)
 }
 
 func ptyPeer(master int) (int, error) {

@@ -13,12 +13,15 @@ import (
 // through /proc magic links.
 const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
+// tree is the container's root by descriptor; all resolution starts there.
+type tree int
+
 // open resolves name in the root. openat2 answers EAGAIN when a rename or mount happened meanwhile and it can't tell
 // whether the path stayed inside; a container that renames all the time gets an error in the end, not an escape.
-func (b *box) open(name string, flags int, resolve uint64) (int, error) {
+func (t tree) open(name string, flags int, resolve uint64) (int, error) {
 	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: inRoot | resolve}
 	for range 1000 {
-		fd, err := unix.Openat2(b.root, name, &how)
+		fd, err := unix.Openat2(int(t), name, &how)
 		if err != unix.EAGAIN && err != unix.EINTR {
 			return fd, err
 		}
@@ -29,9 +32,9 @@ func (b *box) open(name string, flags int, resolve uint64) (int, error) {
 // ensure returns an O_PATH descriptor of name, which is made when it is missing: as a directory, or as an empty file.
 // Parents are directories of mode 0755. Everything is created relative to a descriptor and with O_EXCL, so a name that
 // appears in between is looked at again, not followed. Dangling links lead to where they point inside the root.
-func (b *box) ensure(name string, dir bool) (int, error) {
+func (t tree) ensure(name string, dir bool) (int, error) {
 	for range 64 {
-		fd, err := b.open(name, unix.O_PATH, 0)
+		fd, err := t.open(name, unix.O_PATH, 0)
 		if err != unix.ENOENT {
 			return fd, err
 		}
@@ -39,7 +42,7 @@ func (b *box) ensure(name string, dir bool) (int, error) {
 		if base == "" || base == "." || base == ".." {
 			return -1, err
 		}
-		at, err := b.ensure(parent, true)
+		at, err := t.ensure(parent, true)
 		if err != nil {
 			return -1, err
 		}
@@ -98,12 +101,12 @@ func split(name string) (parent, base string) {
 }
 
 // parentOf returns the directory that holds name, made when missing, and the last element.
-func (b *box) parentOf(name string) (int, string, error) {
+func (t tree) parentOf(name string) (int, string, error) {
 	dir, base := path.Split(strings.TrimRight(name, "/"))
 	if base == "" || base == "." || base == ".." {
 		return -1, "", fmt.Errorf("%q: %w", name, fs.ErrInvalid)
 	}
-	fd, err := b.ensure("/"+dir, true)
+	fd, err := t.ensure("/"+dir, true)
 	if err != nil {
 		return -1, "", err
 	}

@@ -60,6 +60,12 @@ func (c *Config) check() error {
 	if err := checkProcess(c.Process); err != nil {
 		return err
 	}
+	if p := c.Linux.RootfsPropagation; p != "" && propagationWord(p) == 0 {
+		return invalid("linux.rootfsPropagation %q: not known", p)
+	}
+	if p := c.Linux.MemoryPolicy; p != nil && index(memModes[:], string(p.Mode)) < 0 {
+		return invalid("linux.memoryPolicy.mode %q: not known", p.Mode)
+	}
 	for i, m := range c.Mounts {
 		if !strings.HasPrefix(m.Destination, "/") || strings.ContainsRune(m.Destination, 0) {
 			return invalid("mounts[%d].destination %q: not an absolute path", i, m.Destination)

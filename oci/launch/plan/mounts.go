@@ -105,6 +105,9 @@ func (m *maker) filesystem(mt *specs.Mount, o *options) []program.Step {
 	if mt.Type == "mqueue" || mt.Type == "sysfs" || mt.Type == "proc" {
 		data = keep(data, "hidepid", "subset", "gid", "pidns")
 	}
+	if l := m.c.Linux.MountLabel; l != "" && (mt.Type == "tmpfs" || mt.Type == "devpts") {
+		data = append(data, "context="+l) // SELinux; without it the kernel knows no such option
+	}
 	if mt.Source != "" && mt.Source != "none" {
 		data = append([]string{"source=" + mt.Source}, data...)
 	}

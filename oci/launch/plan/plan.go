@@ -223,6 +223,9 @@ func (m *maker) rootSource() (root, error) {
 		if err != nil {
 			return root{}, invalid("mounts[%d].options: %v", i, err)
 		}
+		if l := m.c.Linux.MountLabel; l != "" {
+			o.data = append(o.data, "context="+l)
+		}
 		slot := m.source(Source{Kind: Overlay, Type: "overlay", Field: fmt.Sprintf("mounts[%d]", i), Path: mt.Source, Options: o.data,
 			Set: o.set, UIDs: mt.UIDMappings, GIDs: mt.GIDMappings})
 		return root{slot: slot, mount: i, path: path}, nil

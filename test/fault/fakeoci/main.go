@@ -8,8 +8,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,18 +99,7 @@ func (v invocation) run() error {
 	case "create":
 		return v.create()
 	case "start":
-		f, err := os.OpenFile(filepath.Join(v.dir(), "start"), os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := os.WriteFile(filepath.Join(v.dir(), "running"), nil, 0o600); err != nil {
-			return err
-		}
-		if _, err := f.Write([]byte{0}); err != nil {
-			return err
-		}
-		return v.step("started")
+		return v.start()
 	case "state":
 		return v.state()
 	case "kill", "delete":
@@ -175,6 +166,27 @@ func (v invocation) create() error {
 		}
 	}
 	return v.step("created")
+}
+
+// start lets the first process go. Of several at once one does; the others fail as with any runtime.
+func (v invocation) start() error {
+	mark, err := os.OpenFile(filepath.Join(v.dir(), "running"), os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return errors.New("cannot start a container in the running state")
+	}
+	if err != nil {
+		return err
+	}
+	mark.Close()
+	f, err := os.OpenFile(filepath.Join(v.dir(), "start"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write([]byte{0}); err != nil {
+		return err
+	}
+	return v.step("started")
 }
 
 // launch starts this program again and puts it into a cgroup.

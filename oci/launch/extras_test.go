@@ -1,0 +1,225 @@
+package launch_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// console listens where a runtime sends the pty's master to.
+func console(t *testing.T) (path string, master func() *os.File) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "con")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: dir + "/s"}); err != nil {
+		t.Fatal(err)
+	}
+	unix.Listen(fd, 1)
+	return dir + "/s", func() *os.File {
+		conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(conn)
+		oob := make([]byte, unix.CmsgSpace(4))
+		_, n, _, _, err := unix.Recvmsg(conn, make([]byte, 64), oob, unix.MSG_CMSG_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs, _ := unix.ParseSocketControlMessage(oob[:n])
+		if len(cs) != 1 {
+			t.Fatal("no descriptor came")
+		}
+		fds, _ := unix.ParseUnixRights(&cs[0])
+		return os.NewFile(uintptr(fds[0]), "master")
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "tty")
+	sock, master := console(t)
+	b.spec.Process.Terminal = true
+	b.spec.Process.ConsoleSize = &specs.Box{Height: 33, Width: 101}
+	b.config()
+	b.must("create", "--bundle", b.bundle, "--console-socket", sock, b.id)
+	pty := master()
+	defer pty.Close()
+	b.must("start", b.id)
+	buf := make([]byte, 4096)
+	n, err := pty.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]any{}
+	if err := json.Unmarshal(buf[:n], &got); err != nil {
+		t.Fatalf("%v: %q", err, buf[:n])
+	}
+	if want := "map[cols:101 console:true foreground:true leader:true rows:33]"; fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+func TestExecTerminal(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "sleep")
+	b.create()
+	b.must("start", b.id)
+	sock, master := console(t)
+	p, _ := json.Marshal(&specs.Process{Terminal: true, Args: []string{"/probe", "tty"}, Cwd: "/"})
+	os.WriteFile(b.bundle+"/process.json", p, 0o644)
+	b.must("exec", "--detach", "--process", b.bundle+"/process.json", "--console-socket", sock, "--pid-file", b.bundle+"/p", b.id)
+	pty := master()
+	defer pty.Close()
+	buf := make([]byte, 4096)
+	n, _ := pty.Read(buf)
+	if !strings.Contains(string(buf[:n]), `"leader":true`) {
+		t.Errorf("%q", buf[:n])
+	}
+}
+
+func TestHooks(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "exit", "0")
+	log := t.TempDir() + "/log"
+	h := func(name string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "read s; echo " + name + " $s >> " + log}}}
+	}
+	//lint:ignore SA1019 Deprecated, but a runtime has to honour it.
+	b.spec.Hooks = &specs.Hooks{Prestart: h("prestart"), CreateRuntime: h("createRuntime"), CreateContainer: h("createContainer"),
+		Poststart: h("poststart"), Poststop: h("poststop")}
+	b.config()
+	b.must("create", "--bundle", b.bundle, b.id)
+	b.must("start", b.id)
+	b.oci("delete", "--force", b.id)
+	text, _ := os.ReadFile(log)
+	var order []string
+	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		name, doc, _ := strings.Cut(line, " ")
+		order = append(order, name)
+		if !strings.Contains(doc, `"id":"`+b.id+`"`) {
+			t.Errorf("state of %s: %s", name, doc)
+		}
+	}
+	if got, want := strings.Join(order, " "), "prestart createRuntime createContainer poststart poststop"; got != want {
+		t.Errorf("hooks %s, want %s", got, want)
+	}
+}
+
+func TestHookFails(t *testing.T) {
+	t.Parallel()
+	second := 1
+	for name, h := range map[string]specs.Hook{
+		"status":  {Path: "/bin/sh", Args: []string{"sh", "-c", "echo because >&2; exit 3"}},
+		"timeout": {Path: "/bin/sleep", Args: []string{"sleep", "60"}, Timeout: &second},
+	} {
+		for kind, set := range map[string]func(*specs.Hooks){"runtime": func(x *specs.Hooks) { x.CreateRuntime = []specs.Hook{h} },
+			"container": func(x *specs.Hooks) { x.CreateContainer = []specs.Hook{h} }} {
+			t.Run(name+"-"+kind, func(t *testing.T) {
+				t.Parallel()
+				b := newBox(t, "sleep")
+				b.spec.Hooks = &specs.Hooks{}
+				set(b.spec.Hooks)
+				b.config()
+				if r := b.oci("create", "--bundle", b.bundle, b.id); r.code == 0 || !strings.Contains(r.err, h.Path) {
+					t.Errorf("%d %q", r.code, r.err)
+				}
+			})
+		}
+	}
+}
+
+func TestSeccomp(t *testing.T) {
+	t.Parallel()
+	for _, nnp := range []bool{true, false} {
+		b := newBox(t, "report")
+		b.spec.Process.NoNewPrivileges = nnp
+		errno := uint(unix.EPERM)
+		b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64},
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"umask"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+		for range 2 { // the second time from the cache
+			r := b.report()
+			if st := r["Status"].(map[string]any); st["Seccomp"] != "2" {
+				t.Errorf("seccomp %v", st["Seccomp"])
+			}
+		}
+		if files, _ := os.ReadDir(b.root + "/.seccomp"); len(files) != 1 {
+			t.Errorf("%d files in the cache", len(files))
+		}
+	}
+}
+
+func TestDevices(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "report")
+	mode, uid := os.FileMode(0o640), uint32(5)
+	b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/own", Type: "c", Major: 1, Minor: 5, FileMode: &mode, UID: &uid}}
+	b.spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	devices := b.report()["Devices"].(map[string]any)
+	for name, want := range map[string]string{"own": "20640 1:5", "null": "20666 1:3", "tty": "20666 5:0", "fd": "120777 0:0"} {
+		if devices[name] != want {
+			t.Errorf("%s: %v, want %s", name, devices[name], want)
+		}
+	}
+}
+
+func TestCopyUp(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "cat", "/etc/passwd")
+	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/etc", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup", "mode=755"}})
+	if r := b.run(); !strings.HasPrefix(r.out, "root:") {
+		t.Errorf("%d %q %q", r.code, r.out, r.err)
+	}
+}
+
+func TestSysctl(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "cat", "/proc/sys/net/ipv4/ip_forward")
+	b.spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
+	if r := b.run(); r.out != "1\n" {
+		t.Errorf("%d %q %q", r.code, r.out, r.err)
+	}
+}
+
+// Descriptions of what can be done do not claim more than there is: each namespace and mount option named is accepted.
+func TestFeatures(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	var f struct {
+		MountOptions []string
+		Linux        struct{ Namespaces []string }
+	}
+	if err := json.Unmarshal([]byte(b.must("features").out), &f); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.MountOptions) < 30 || len(f.Linux.Namespaces) != 8 {
+		t.Errorf("%d options, %d namespaces", len(f.MountOptions), len(f.Linux.Namespaces))
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "sleep")
+	b.create()
+	b.must("start", b.id)
+	b.must("update", "--pids-limit", "77", "--memory", "33554432", b.id)
+	for file, want := range map[string]string{"pids/%s/pids.max": "77", "memory/%s/memory.limit_in_bytes": "33554432"} {
+		name := "/sys/fs/cgroup/" + fmt.Sprintf(file, cgroups[1:]+"/"+b.id)
+		if text, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(text)) != want {
+			t.Errorf("%s: %s, want %s", name, text, want)
+		}
+	}
+}

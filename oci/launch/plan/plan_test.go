@@ -1,0 +1,104 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/berth-runtime/berth/oci/launch/plan"
+)
+
+// update rewrites the golden files.
+var update = flag.Bool("update", false, "write testdata")
+
+func decide(text []byte, host plan.Host) (*plan.Plan, error) {
+	c, err := plan.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	spaces, err := c.Spaces()
+	if err != nil {
+		return nil, err
+	}
+	return c.Container(host, spaces)
+}
+
+// TestGolden compares whole plans with files: every change of a decision shows as a difference.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	hosts := map[string]plan.Host{
+		"v1": {ID: "c", Bundle: "/b", CgroupPath: "/p/c", CgroupDirs: map[string]string{"memory": "/sys/fs/cgroup/memory/p/c",
+			"cpu": "/sys/fs/cgroup/cpu,cpuacct/p/c", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct/p/c", "name=systemd": "/sys/fs/cgroup/systemd/p/c"}},
+		"v2": {ID: "c", Bundle: "/b", Unified: true, CgroupPath: "/p/c", CgroupDirs: map[string]string{"": "/sys/fs/cgroup/p/c"}},
+	}
+	for _, name := range []string{"plain", "userns", "hooks"} {
+		text, err := os.ReadFile("testdata/" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for host := range hosts {
+			p, err := decide(text, hosts[host])
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			got, _ := json.MarshalIndent(p, "", " ")
+			file := "testdata/" + name + "." + host + ".golden"
+			if *update {
+				os.WriteFile(file, got, 0o644)
+			}
+			if want, _ := os.ReadFile(file); string(want) != string(got) {
+				t.Errorf("%s differs from %s; run with -update and look at the difference", name, file)
+			}
+		}
+	}
+}
+
+const minimal = `"ociVersion":"1.0.2","root":{"path":"r"},"process":{"args":["x"],"cwd":"/"}`
+
+// Fields are honoured or refused by name, never ignored.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{"ociVersion":"1.0.2"}`: "root",
+		`{` + minimal + `}`:      "linux.namespaces without one of type mount",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount","path":"/x"}]}}`:                                               "linux.namespaces[0].path",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"what"}]}}`:                                                            "linux.namespaces[0].type",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"mount"}]}}`:                                          "second one",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"user"}]}}`:                                           "linux.uidMappings",
+		`{` + minimal + `,"hostname":"h","linux":{"namespaces":[{"type":"mount"}]}}`:                                            "hostname",
+		`{` + minimal + `,"linux":{"intelRdt":{},"namespaces":[{"type":"mount"}]}}`:                                             "linux.intelRdt",
+		`{` + minimal + `,"linux":{"netDevices":{"eth0":{}},"namespaces":[{"type":"mount"}]}}`:                                  "linux.netDevices",
+		`{` + minimal + `,"mounts":[{"destination":"rel"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                          "mounts[0].destination",
+		`{` + minimal + `,"mounts":[{"destination":"/a"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                           "mounts[0].type",
+		`{` + minimal + `,"linux":{"personality":{"domain":"X"},"namespaces":[{"type":"mount"}]}}`:                              "linux.personality",
+		`{` + minimal + `,"linux":{"rootfsPropagation":"what","namespaces":[{"type":"mount"}]}}`:                                "linux.rootfsPropagation",
+		`{` + minimal + `,"linux":{"memoryPolicy":{"mode":"X","nodes":"0"},"namespaces":[{"type":"mount"}]}}`:                   "linux.memoryPolicy",
+		`{` + minimal + `,"hooks":{"poststop":[{"path":"x"}]},"linux":{"namespaces":[{"type":"mount"}]}}`:                       "hooks.poststop[0].path",
+		`{` + minimal + `,"linux":{"sysctl":{"../x":"1"},"namespaces":[{"type":"mount"}]}}`:                                     "linux.sysctl",
+		`{` + minimal + `,"linux":{"devices":[{"path":"/d","type":"z"}],"namespaces":[{"type":"mount"}]}}`:                      "linux.devices[0].type",
+		strings.Replace(`{`+minimal+`}`, `"cwd":"/"`, `"cwd":"/","terminal":true},"linux":{"namespaces":[{"type":"mount"}]`, 1): "process.terminal",
+	} {
+		_, err := decide([]byte(text), plan.Host{ID: "c"})
+		if err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s\n%v, want %s", text, err, want)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"}]}}`))
+	for _, name := range []string{"plain", "userns", "hooks"} {
+		text, _ := os.ReadFile("testdata/" + name + ".json")
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := decide(text, plan.Host{ID: "c", Bundle: "/b", CgroupDirs: map[string]string{"memory": "/sys/fs/cgroup/memory/c"}, CgroupPath: "/c"})
+		if err == nil {
+			p.Program.Encode()
+		}
+	})
+}

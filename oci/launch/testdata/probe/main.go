@@ -1,0 +1,114 @@
+// Command probe is the payload of the launcher's tests: a static program that tells what it sees.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	switch os.Args[1] {
+	case "report":
+		json.NewEncoder(os.Stdout).Encode(report())
+	case "sleep":
+		fmt.Println("up")
+		time.Sleep(time.Hour)
+	case "exit":
+		n, _ := strconv.Atoi(os.Args[2])
+		os.Exit(n)
+	case "cat":
+		b, err := os.ReadFile(os.Args[2])
+		fmt.Print(string(b))
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	case "write":
+		if err := os.WriteFile(os.Args[2], []byte("probe"), 0o644); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	case "tty":
+		report := map[string]any{}
+		ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+		if err == nil {
+			report["rows"], report["cols"] = ws.Row, ws.Col
+		}
+		sid, _ := unix.Getsid(0)
+		fg, _ := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+		report["leader"], report["foreground"] = sid == os.Getpid(), fg == unix.Getpgrp()
+		var a, b unix.Stat_t
+		unix.Fstat(0, &a)
+		unix.Stat("/dev/console", &b)
+		report["console"] = a.Rdev == b.Rdev
+		json.NewEncoder(os.Stdout).Encode(report)
+	}
+}
+
+type seen struct {
+	Args, Env, Groups []string
+	UID, GID, Pid     int
+	Cwd, Hostname     string
+	Status            map[string]string
+	FDs               []string
+	Mounts            map[string]string
+	NoFile            [2]uint64
+	OOM               string
+	Umask             int
+	Cgroup            string
+	Devices           map[string]string
+}
+
+func report() *seen {
+	s := &seen{Args: os.Args, Env: os.Environ(), UID: os.Getuid(), GID: os.Getgid(), Pid: os.Getpid(), Status: map[string]string{},
+		Mounts: map[string]string{}, Devices: map[string]string{}}
+	dir, _ := os.Open("/proc/self/fd")
+	names, _ := dir.Readdirnames(-1)
+	for _, n := range names {
+		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && n != strconv.Itoa(int(dir.Fd())) && !strings.Contains(to, "eventpoll") && !strings.Contains(to, "eventfd") && !strings.HasPrefix(to, "/sys/fs/cgroup/") { // the Go runtime's own
+			s.FDs = append(s.FDs, n+" "+to)
+		}
+	}
+	dir.Close()
+	gids, _ := os.Getgroups()
+	for _, g := range gids {
+		s.Groups = append(s.Groups, strconv.Itoa(g))
+	}
+	s.Cwd, _ = os.Getwd()
+	s.Hostname, _ = os.Hostname()
+	for _, line := range lines("/proc/self/status") {
+		k, v, _ := strings.Cut(line, ":")
+		s.Status[k] = strings.TrimSpace(v)
+	}
+	for _, line := range lines("/proc/self/mountinfo") {
+		head, tail, _ := strings.Cut(line, " - ")
+		f := strings.Fields(head)
+		if len(f) > 5 {
+			s.Mounts[f[4]] = strings.Fields(tail)[0] + " " + f[5] + " " + strings.Join(f[6:], " ")
+		}
+	}
+	var l unix.Rlimit
+	unix.Getrlimit(unix.RLIMIT_NOFILE, &l)
+	s.NoFile = [2]uint64{l.Cur, l.Max}
+	s.OOM = strings.Join(lines("/proc/self/oom_score_adj"), "")
+	s.Umask = unix.Umask(0)
+	s.Cgroup = strings.Join(lines("/proc/self/cgroup"), "\n")
+	entries, _ := os.ReadDir("/dev")
+	for _, e := range entries {
+		var st unix.Stat_t
+		unix.Lstat("/dev/"+e.Name(), &st)
+		s.Devices[e.Name()] = fmt.Sprintf("%o %d:%d", st.Mode, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	}
+	return s
+}
+
+func lines(name string) []string {
+	b, _ := os.ReadFile(name)
+	return strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+}
