@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -14,16 +13,17 @@ import (
 // collectPatience is how long Collect waits for attachments being made before it leaves GC to the next call.
 const collectPatience = 5 * time.Second
 
-// Collect gives back the attachments of pods that are not in keep, then has the plugins of all networks in use
-// (CNI 1.1) give back whatever else they hold. It does what it can and returns all errors.
-func (m *Manager) Collect(ctx context.Context, keep []string) error {
+// Collect gives back the attachments of pods that keep does not name (nil names none), then has the plugins of all networks in use
+// (CNI 1.1) give back whatever else they hold. It does what it can and returns all errors. keep
+// is asked for each pod right before: pods may come while plugins are at work.
+func (m *Manager) Collect(ctx context.Context, keep func(podID string) bool) error {
 	pods, err := recorded(m.opt.CacheDir)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, id := range pods {
-		if slices.Contains(keep, id) {
+		if keep != nil && keep(id) {
 			continue
 		}
 		netns := ""

@@ -436,7 +436,7 @@ func TestCollect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := r.m.Collect(t.Context(), []string{keep.ID}); err != nil {
+	if err := r.m.Collect(t.Context(), func(id string) bool { return id == keep.ID }); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.commands(); got != "one ADD, one ADD, one DEL, one GC" {

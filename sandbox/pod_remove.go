@@ -86,7 +86,7 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 		return fmt.Errorf("end monitor: %w", err)
 	}
 	op.At("clear away half-made containers")
-	if err := p.clearRuins(ctx); err != nil {
+	if err := clearRuins(ctx, p); err != nil {
 		return err
 	}
 	op.At("detach network")
@@ -108,7 +108,7 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 }
 
 // clearRuins takes another try at the containers that could neither be made nor cleared away.
-func (p *Pod) clearRuins(ctx context.Context) error {
+func clearRuins(ctx context.Context, p *Pod) error {
 	p.mu.Lock()
 	ruins := p.ruins
 	p.ruins = nil
@@ -135,7 +135,7 @@ func endMonitor(ctx context.Context, p *Pod) error {
 	mon := p.sup.mon.Load()
 	if mon == nil {
 		var err error
-		if mon, err = monitor.Connect(ctx, p.state()); errors.Is(err, fs.ErrNotExist) {
+		if mon, err = monitor.Connect(ctx, p.state()); errors.Is(err, fs.ErrNotExist) || err != nil && dead(p.state()) {
 			return nil
 		} else if err != nil {
 			return err
@@ -144,18 +144,27 @@ func endMonitor(ctx context.Context, p *Pod) error {
 	err := mon.Shutdown(ctx)
 	mon.Close()
 	p.sup.mon.Store(nil)
-	if err != nil {
-		// It may have died under our hands: what counts is whether it lives.
-		if held, herr := monitor.Held(p.state()); herr == nil && !held {
-			return nil
-		}
+	if err != nil && dead(p.state()) {
+		return nil // it died under our hands: what counts is whether it lives
 	}
 	return err
 }
 
+// dead reports whether the monitor's lock is free, for good. A child of ours that another goroutine has forked and that
+// has not reached its exec yet holds a copy of every descriptor, the lock's too: a moment later it does not.
+func dead(dir string) bool {
+	for range 50 {
+		if held, err := monitor.Held(dir); err == nil && !held {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
+}
+
 // clearCgroup removes the pod's cgroup if it is ours. A parent that others gave is theirs to remove.
 func clearCgroup(ctx context.Context, p *Pod) error {
-	if !p.ownsParent() || p.m.opt.SystemdCgroup {
+	if !ownsParent(p) || p.m.opt.SystemdCgroup {
 		return nil
 	}
 	g, err := cgroup.Open(p.rec.Parent)
@@ -168,7 +177,7 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 	if others := p.m.index.Load().podsIn(p.rec.Parent); len(others) > 0 {
 		// The last one removes it, also one that found it there because of a pod nobody lists.
 		for _, o := range others {
-			if !o.ownsParent() {
+			if !ownsParent(o) {
 				if err := o.change(func(r *podRecord) { r.OwnParent = true }); err != nil {
 					p.m.opt.Log.Warn("pod record not saved", "pod", o.id, "err", err)
 				}
@@ -187,7 +196,7 @@ func clearCgroup(ctx context.Context, p *Pod) error {
 }
 
 // ownsParent reports whether the cgroup above the pod's containers is ours to remove.
-func (p *Pod) ownsParent() bool {
+func ownsParent(p *Pod) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.rec.OwnParent

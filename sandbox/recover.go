@@ -45,10 +45,6 @@ func (m *Manager) recover(ctx context.Context) error {
 	}
 	all.Wait()
 	m.sortIndex()
-	var keep []string
-	for _, p := range m.index.Load().podList {
-		keep = append(keep, p.id)
-	}
 	m.sweepState()
 	m.bg.Add(1)
 	// ends when its budget is used up at the latest: nothing waits for what is given back.
@@ -56,6 +52,8 @@ func (m *Manager) recover(ctx context.Context) error {
 		defer m.bg.Done()
 		ctx, cancel := context.WithTimeout(m.life, clearBudget)
 		defer cancel()
+		// A pod's directory is made before its network is touched, and goes after it was given back.
+		keep := func(id string) bool { return exists(m.podDir(id)) }
 		if err := m.opt.Network.Collect(ctx, keep); err != nil {
 			m.opt.Log.Warn("network attachments not collected", "err", err)
 		}
@@ -306,7 +304,7 @@ func (r recovery) clearRuins() {
 		defer p.m.bg.Done()
 		ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 		defer cancel()
-		if err := p.clearRuins(ctx); err != nil {
+		if err := clearRuins(ctx, p); err != nil {
 			p.m.opt.Log.Warn("containers stay half made until their pod is stopped", "pod", p.id, "err", err)
 		}
 	}()

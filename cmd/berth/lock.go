@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,6 +44,18 @@ func lockDirs(c *config) (locks, error) {
 	return held, nil
 }
 
+// flock takes the lock of f. A daemon that was killed between the fork and the exec of a program leaves its lock with the
+// child for that moment, so one that is held is asked for again for a second.
+func flock(f *os.File) error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || wait > 512*time.Millisecond {
+			return err
+		}
+		time.Sleep(wait)
+	}
+}
+
 // heldBy is the pid of the process that holds a lock, "unknown" when it did not say.
 type heldBy string
 
@@ -57,7 +70,7 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(f); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)

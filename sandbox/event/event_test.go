@@ -34,7 +34,7 @@ func TestEventsReachEverySubscriber(t *testing.T) {
 	}
 }
 
-// A subscriber that never reads costs a bounded queue and nobody's time.
+// A subscriber that never reads costs a bounded queue, and as much again in the hand of its goroutine, and nobody's time.
 func TestEventsCutOffLaggard(t *testing.T) {
 	t.Parallel()
 	b := new(event.Broadcaster)
@@ -46,7 +46,7 @@ func TestEventsCutOffLaggard(t *testing.T) {
 	for range ch {
 		n++
 	}
-	if n > 4097 {
+	if n > 2*4096 {
 		t.Fatalf("%d events were kept", n)
 	}
 }

@@ -52,7 +52,7 @@ func (d *daemon) launch() {
 	d.must(d.cmd.Start())
 	var err error
 	d.conn, err = grpc.NewClient("unix://"+d.state+"/berth.sock", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}}))
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 5 * time.Second, Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}}))
 	d.must(err)
 	d.cri, d.images = rt.NewRuntimeServiceClient(d.conn), rt.NewImageServiceClient(d.conn)
 	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)

@@ -190,10 +190,10 @@ func TestContainerFailsAtStep(t *testing.T) {
 	for _, b := range []broken{
 		{"image", func(n *node) func() {
 			return func() {
-				_, err := the.images.Pull(n.t.Context(), image.PullRequest{Ref: the.registry.ref("late")})
+				_, err := the.images.Pull(n.t.Context(), image.PullRequest{Ref: n.late()})
 				n.must(err)
 			}
-		}, []string{"image ", "late:1"}, fs.ErrNotExist},
+		}, []string{"image ", "late-"}, fs.ErrNotExist},
 		{"seccomp profile", func(n *node) func() {
 			return func() {
 				n.must(os.WriteFile(n.dir+"/seccomp.json", []byte(`{"defaultAction":"SCMP_ACT_ALLOW"}`), 0o644))
@@ -228,7 +228,7 @@ func TestContainerFailsAtStep(t *testing.T) {
 			cfg := n.container("main", "sleep")
 			switch b.name {
 			case "image":
-				cfg.Image.Image = the.registry.ref("late")
+				cfg.Image.Image = n.late()
 			case "seccomp profile":
 				cfg.Linux.SecurityContext.Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_Localhost, LocalhostRef: n.dir + "/seccomp.json"}
 			}
@@ -312,3 +312,6 @@ func TestStartFails(t *testing.T) {
 	n.must(c.Remove(t.Context()))
 	n.start(p, "main", "sleep")
 }
+
+// late is an image that the test pulls when it is missed.
+func (l *place) late() string { return the.registry.ref("late-" + filepath.Base(l.dir)) }
