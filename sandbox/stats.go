@@ -198,7 +198,7 @@ func (g *gauges) rate(now int64, usage uint64) cpuSample {
 }
 
 // links reads the pod's interfaces; nil where the network is the host's.
-func (g *gauges) links(path string) ([]ns.Link, error) {
+func (g *gauges) links(path string, buf []byte) ([]ns.Link, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -214,7 +214,7 @@ func (g *gauges) links(path string) ([]ns.Link, error) {
 		}
 		g.counter = c
 	}
-	links, err := g.counter.Links()
+	links, err := g.counter.Read(buf)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func (g *gauges) links(path string) ([]ns.Link, error) {
 
 // network counts what went through the pod's interfaces, seen from inside; nil where the network is the host's.
 func (g *gauges) network(path string, now int64) (*rt.NetworkUsage, error) {
-	links, err := g.links(path)
+	links, err := g.links(path, make([]byte, ns.ReadBuffer))
 	if err != nil || links == nil {
 		return nil, err
 	}
@@ -258,6 +258,7 @@ func (m *Manager) Metrics(ctx context.Context) []*rt.PodSandboxMetrics {
 	for _, c := range x.ctrList {
 		byPod[c.pod] = append(byPod[c.pod], c)
 	}
+	buf := make([]byte, ns.ReadBuffer)
 	var out []*rt.PodSandboxMetrics
 	for _, p := range x.podList {
 		if ctx.Err() != nil {
@@ -266,7 +267,7 @@ func (m *Manager) Metrics(ctx context.Context) []*rt.PodSandboxMetrics {
 		if !p.view.Load().ready {
 			continue
 		}
-		s, err := measurePod(p)
+		s, err := measurePod(p, buf)
 		if err != nil {
 			continue
 		}
@@ -288,21 +289,20 @@ func (m *Manager) Metrics(ctx context.Context) []*rt.PodSandboxMetrics {
 func (m *Manager) MetricDescriptors() []*rt.MetricDescriptor { return metrics.Descriptors() }
 
 // measurePod reads the counters of the pod's cgroup and network.
-func measurePod(p *Pod) (*metrics.Sample, error) {
+func measurePod(p *Pod, buf []byte) (*metrics.Sample, error) {
 	g, err := p.gauges.cgroup(p.rec.Parent)
 	if err != nil {
 		return nil, err
 	}
-	d, err := cgroup.DetailOf(g)
+	st, err := g.Stats()
 	if err != nil {
 		return nil, err
 	}
-	links, err := p.gauges.links(p.netns())
+	links, err := p.gauges.links(p.netns(), buf)
 	if err != nil {
 		return nil, err
 	}
-	d.Devices, d.Huge = nil, nil // told by container
-	return &metrics.Sample{Labels: labels(p, g), Time: d.Time, Started: time.Unix(0, p.rec.CreatedAt), Counters: &d, Links: links}, nil
+	return &metrics.Sample{Labels: labels(p, g), Time: st.Time, Started: time.Unix(0, p.rec.CreatedAt), Counters: &st, Links: links}, nil
 }
 
 func labels(p *Pod, g *cgroup.Group) metrics.Labels {
@@ -324,7 +324,7 @@ func measureContainer(c *Container) (*metrics.Sample, error) {
 		return nil, err
 	}
 	v := c.view.Load()
-	s := &metrics.Sample{Labels: labels(c.pod, g), Time: d.Time, Started: time.Unix(0, v.startedAt), Counters: &d, Resources: v.resources}
+	s := &metrics.Sample{Labels: labels(c.pod, g), Time: d.Time, Started: time.Unix(0, v.startedAt), Counters: &d.Stats, Detail: &d, Resources: v.resources}
 	if s.Resources == nil {
 		s.Resources = new(rt.LinuxContainerResources)
 	}

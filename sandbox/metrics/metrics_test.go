@@ -29,7 +29,7 @@ func full() *metrics.Sample {
 	d.Pids = cgroup.PidsStats{Current: 51, Limit: 1<<64 - 1}
 	return &metrics.Sample{
 		Labels: metrics.Labels{Container: "c", ID: "/a/b", Image: "i:1", Namespace: "n", Pod: "p"},
-		Time:   time.Unix(1000, 5), Started: time.Unix(900, 0), Counters: d,
+		Time:   time.Unix(1000, 5), Started: time.Unix(900, 0), Counters: &d.Stats, Detail: d,
 		Resources: &rt.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: -1, CpuShares: 512, MemoryLimitInBytes: 61, MemorySwapLimitInBytes: 62, Unified: map[string]string{"memory.low": "63"}},
 		Writable:  &metrics.Writable{Bytes: 71, Inodes: 72},
 		Disk:      &metrics.Disk{Device: "/dev/sda1", Bytes: 73, Inodes: 74, InodesFree: 75},

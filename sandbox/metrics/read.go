@@ -13,10 +13,18 @@ import (
 
 // The functions below make the readers of the families from the expression that tells one from another.
 
-func counters(value func(*cgroup.Detail) uint64) func(*Sample, add) {
+func counters(value func(*cgroup.Stats) uint64) func(*Sample, add) {
 	return func(s *Sample, add add) {
 		if s.Counters != nil {
 			add(value(s.Counters))
+		}
+	}
+}
+
+func detail(value func(*cgroup.Detail) uint64) func(*Sample, add) {
+	return func(s *Sample, add add) {
+		if s.Detail != nil {
+			add(value(s.Detail))
 		}
 	}
 }
@@ -37,22 +45,22 @@ func layer(s *Sample, add add) {
 
 func devices(value func(*cgroup.DeviceIO) uint64) func(*Sample, add) {
 	return func(s *Sample, add add) {
-		if s.Counters == nil {
+		if s.Detail == nil {
 			return
 		}
-		for i := range s.Counters.Devices {
-			d := &s.Counters.Devices[i]
+		for i := range s.Detail.Devices {
+			d := &s.Detail.Devices[i]
 			add(value(d), s.device(d.Major, d.Minor))
 		}
 	}
 }
 
 func blkio(s *Sample, add add) {
-	if s.Counters == nil {
+	if s.Detail == nil {
 		return
 	}
-	for i := range s.Counters.Devices {
-		d := &s.Counters.Devices[i]
+	for i := range s.Detail.Devices {
+		d := &s.Detail.Devices[i]
 		name, major, minor := s.device(d.Major, d.Minor), strconv.Itoa(int(d.Major)), strconv.Itoa(int(d.Minor))
 		add(d.ReadBytes, name, major, minor, "Read")
 		add(d.WriteBytes, name, major, minor, "Write")
@@ -104,17 +112,17 @@ func softLimits(s *Sample, add add) {
 
 func huge(value func(*cgroup.Huge) uint64) func(*Sample, add) {
 	return func(s *Sample, add add) {
-		if s.Counters == nil {
+		if s.Detail == nil {
 			return
 		}
-		for i := range s.Counters.Huge {
-			h := &s.Counters.Huge[i]
+		for i := range s.Detail.Huge {
+			h := &s.Detail.Huge[i]
 			add(value(h), h.Size)
 		}
 	}
 }
 
-func pressure(of func(*cgroup.Detail) *cgroup.PSI, part func(*cgroup.PSI) cgroup.Pressure) func(*Sample, add) {
+func pressure(of func(*cgroup.Stats) *cgroup.PSI, part func(*cgroup.PSI) cgroup.Pressure) func(*Sample, add) {
 	return func(s *Sample, add add) {
 		if s.Counters == nil {
 			return

@@ -23,7 +23,8 @@ type Sample struct {
 	Labels    Labels
 	Time      time.Time // of reading
 	Started   time.Time // zero: not known
-	Counters  *cgroup.Detail
+	Counters  *cgroup.Stats
+	Detail    *cgroup.Detail              // for containers: reading it costs as much again
 	Resources *rt.LinuxContainerResources // limits in force; nil: no spec families
 	Writable  *Writable
 	Disk      *Disk

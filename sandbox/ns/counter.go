@@ -98,8 +98,14 @@ func (c *Counter) Close() error {
 	return err
 }
 
-// Links lists the interfaces by a dump of RTM_GETLINK (rtnetlink(7)).
-func (c *Counter) Links() ([]Link, error) {
+// ReadBuffer is what Read wants: with less the kernel may cut a message (netlink(7)).
+const ReadBuffer = 32 << 10
+
+// Links is Read with a buffer of its own.
+func (c *Counter) Links() ([]Link, error) { return c.Read(make([]byte, ReadBuffer)) }
+
+// Read lists the interfaces by a dump of RTM_GETLINK (rtnetlink(7)). buf is scratch space of ReadBuffer bytes.
+func (c *Counter) Read(buf []byte) ([]Link, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd < 0 {
@@ -113,7 +119,6 @@ func (c *Counter) Links() ([]Link, error) {
 		return nil, fmt.Errorf("ask for links: %w", err)
 	}
 	var out []Link
-	buf := make([]byte, 32<<10)
 	for {
 		n, _, err := unix.Recvfrom(c.fd, buf, 0)
 		if err != nil {
