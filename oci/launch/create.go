@@ -54,6 +54,7 @@ type creation struct {
 	group   *cgroup.Group
 	exe     *os.File
 	sources opened
+	meta    string // listenerMetadata of the seccomp profile
 	child   *child
 }
 
@@ -150,7 +151,7 @@ func (c *creation) enterCgroup() error {
 	}
 	if r := c.config.Linux.Resources; r != nil {
 		limits := *r
-		limits.Devices = nil // last, in limit: making nodes needs none of them in the way
+		limits.Devices, limits.Pids = nil, nil // last, in limit: init makes nodes, and has a few threads
 		return c.group.Set(&limits)
 	}
 	return nil
@@ -222,15 +223,18 @@ func (c *creation) join(req *spawn.Request) ([]*os.File, error) {
 func (c *creation) decide() error {
 	host := plan.Host{ID: c.id, Bundle: c.opts.Bundle, Unified: c.group.Mode() == cgroup.Unified, CgroupPath: c.group.Path(),
 		CgroupDirs: c.group.Dirs(), Console: c.sources.console != nil, PreserveFDs: uint64(c.opts.PreserveFDs), NoFile: nofile(c.opts.NoFile)}
-	var err error
+	f, err := c.rt.filter(c.config.Linux.Seccomp)
+	if err != nil {
+		return err
+	}
+	host.Listener = f.listener
+	c.st.Seccomp, c.st.Filter = f.code != nil, f.cache
 	if c.plan, err = c.config.Container(host, c.spaces); err != nil {
 		return err
 	}
+	c.plan.Program.Process.Security.Filter, c.meta = f.code, f.metadata
 	if c.opts.NoNewKeyring {
 		c.plan.Program.Setup = c.plan.Program.Setup[1:]
-	}
-	if err := c.rt.filter(c.config.Linux.Seccomp, &c.plan.Program.Process.Security); err != nil {
-		return err
 	}
 	c.sources.maps = &idmaps{exe: c.exe}
 	return c.sources.open(c.plan.Sources)
@@ -243,6 +247,7 @@ func (c *creation) send() error {
 	c.st.Pid = c.child.pid()
 	c.group.Settle()
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))
+	c.plan.Program.Process.Security.NotifyState = notifyState(c.st, c.st.Pid, c.meta)
 	return c.child.send(&c.plan.Program, c.sources.fds)
 }
 
@@ -261,12 +266,13 @@ func (c *creation) await() error {
 	})
 }
 
-// limit applies the device rules, when no node has to be made any more.
+// limit applies what would be in init's way: the device rules and the number of tasks.
 func (c *creation) limit() error {
-	if r := c.plan.Resources; r != nil && len(r.Devices) > 0 {
-		return c.group.Devices(r.Devices)
+	r := c.plan.Resources
+	if r == nil || len(r.Devices) == 0 && r.Pids == nil {
+		return nil
 	}
-	return nil
+	return c.group.Set(&cgroup.Resources{Devices: r.Devices, Pids: r.Pids})
 }
 
 func (c *creation) record() error {

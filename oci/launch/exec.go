@@ -35,13 +35,14 @@ type ExecOptions struct {
 type execution struct {
 	ctr     *Container
 	opts    *ExecOptions
-	config  *plan.Config
 	prog    program.Program
 	pidfd   *os.File
 	sub     *cgroup.Group // made for this process, nil when it is in the container's
 	exe     *os.File
 	console *os.File
 	fds     []int
+	notify  int    // connected to the seccomp listener; 0: none
+	meta    string // listenerMetadata of the profile
 	child   *child
 }
 
@@ -50,7 +51,7 @@ type execution struct {
 func (c *Container) Exec(ctx context.Context, opts *ExecOptions) (int, error) {
 	e := &execution{ctr: c, opts: opts}
 	defer e.release()
-	for _, step := range [...]func() error{e.check, e.plan, e.clone, e.send} {
+	for _, step := range [...]func() error{e.check, e.clone, e.plan, e.send} {
 		if err := step(); err != nil {
 			e.undo()
 			return 0, err
@@ -68,13 +69,6 @@ func (e *execution) check() error {
 	status := e.ctr.Status()
 	if err != nil || status != state.Running && status != state.Created {
 		return fmt.Errorf("container %s is %s: %w", s.ID, status, fs.ErrInvalid)
-	}
-	text, err := os.ReadFile(s.Bundle + "/config.json")
-	if err != nil {
-		return err
-	}
-	if e.config, err = plan.Parse(text); err != nil {
-		return err
 	}
 	e.console, err = dialConsole(e.opts.ConsoleSocket)
 	return err
@@ -95,7 +89,7 @@ func (e *execution) plan() error {
 		return errors.New("--console-socket without a terminal")
 	}
 	if !e.opts.NoSeccomp {
-		if err := e.ctr.rt.filter(e.config.Linux.Seccomp, &p.Process.Security); err != nil {
+		if err := e.filter(); err != nil {
 			return err
 		}
 	}
@@ -117,7 +111,45 @@ func (e *execution) plan() error {
 		}
 		p.Setup = append(p.Setup, plan.Pty(from.ConsoleSize, 1))
 	}
+	if e.notify > 0 {
+		p.Process.Security.Notify = len(e.fds)
+		e.fds = append(e.fds, e.notify)
+	}
 	p.Slots = len(e.fds)
+	return nil
+}
+
+// filter is the container's: from the cache by the name that create has noted, or from the config again.
+func (c *Container) filter() (filter, error) {
+	if !c.State.Seccomp {
+		return filter{}, nil
+	}
+	if code := readCode(c.State.Filter); code != nil {
+		return filter{code: code}, nil
+	}
+	text, err := os.ReadFile(c.State.Bundle + "/config.json")
+	if err != nil {
+		return filter{}, err
+	}
+	config, err := plan.Parse(text)
+	if err != nil {
+		return filter{}, err
+	}
+	return c.rt.filter(config.Linux.Seccomp)
+}
+
+// filter puts the container's filter on the process, with a listener connection of its own where it notifies.
+func (e *execution) filter() error {
+	f, err := e.ctr.filter()
+	if err != nil {
+		return err
+	}
+	e.prog.Process.Security.Filter, e.meta = f.code, f.metadata
+	if f.listener != "" {
+		if e.notify, err = dialNotify(f.listener); err != nil {
+			return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -129,7 +161,7 @@ func (e *execution) slot(f *os.File) error {
 	return err
 }
 
-// clone starts the init in all namespaces of the container but mount, which the init itself enters last, so that its
+// clone starts the init, which loads its program while this process goes on, in all namespaces of the container but mount, which the init itself enters last, so that its
 // own start-up reads nothing of the container's.
 func (e *execution) clone() error {
 	req := &spawn.Request{}
@@ -215,6 +247,7 @@ func (e *execution) send() error {
 	if err := e.child.await(); err != nil {
 		return err
 	}
+	e.prog.Process.Security.NotifyState = notifyState(e.ctr.State, e.child.pid(), e.meta)
 	if err := e.child.send(&e.prog, e.fds); err != nil {
 		return err
 	}

@@ -223,3 +223,39 @@ func TestUpdate(t *testing.T) {
 		}
 	}
 }
+
+func TestSchedule(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "exit", "0")
+	b.spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5}
+	b.spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
+	if r := b.run(); r.code != 0 {
+		t.Errorf("%d %q", r.code, r.err)
+	}
+}
+
+// A filter that notifies hands its descriptor, with the container's state, to the listener.
+func TestSeccompNotify(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "exit", "0")
+	sock, master := console(t)
+	b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64}, ListenerPath: sock,
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"vhangup"}, Action: specs.ActNotify}}}
+	if r := b.run(); r.code != 0 {
+		t.Fatalf("%d %q", r.code, r.err)
+	}
+	f := master()
+	defer f.Close()
+	if to, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd())); !strings.Contains(to, "seccomp") {
+		t.Errorf("the listener got %s", to)
+	}
+}
+
+// A limit of one task does not keep the init from getting ready.
+func TestPidsLimit(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "sleep")
+	one := int64(1)
+	b.spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &one}}
+	b.create()
+}

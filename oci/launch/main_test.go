@@ -104,7 +104,7 @@ func baseSpec(args []string) *specs.Spec {
 		return specs.Mount{Destination: dest, Type: kind, Source: kind, Options: o}
 	}
 	return &specs.Spec{
-		Version: "1.2.0", Hostname: "box", Root: &specs.Root{Path: "rootfs"},
+		Version: "1.0.2", Hostname: "box", Root: &specs.Root{Path: "rootfs"},
 		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin:/"}, NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}},
 		Mounts: []specs.Mount{m("/proc", "proc", "nosuid", "noexec", "nodev"), m("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),

@@ -149,8 +149,11 @@ func TestHolderIsBare(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		to := link(t, filepath.Join(dir, e.Name()))
-		if e.Name() > "2" {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was just being closed
+		}
+		if e.Name() > "2" || err != nil {
 			t.Errorf("%s -> %s", e.Name(), to)
 		}
 	}

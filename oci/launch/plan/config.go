@@ -51,7 +51,7 @@ func (c *Config) check() error {
 		name string
 	}{
 		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"},
-		{c.Linux.IntelRdt != nil, "linux.intelRdt"}, {len(c.Linux.NetDevices) > 0, "linux.netDevices"},
+		{c.Linux.IntelRdt != nil, "linux.intelRdt"}, {len(c.Linux.NetDevices) > 0, "linux.netDevices"}, {len(c.Linux.TimeOffsets) > 0, "linux.timeOffsets"},
 	} {
 		if refused.set {
 			return unsupported(refused.name)

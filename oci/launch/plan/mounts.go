@@ -33,7 +33,7 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 		steps, err = m.cgroups(mt, &o, field, spaces)
 	case mt.Type == "sysfs" && m.user && spaces.New&unix.CLONE_NEWNET == 0 && !joins(spaces, unix.CLONE_NEWNET):
 		// a user namespace that does not own the network namespace may not mount sysfs: the host's, read-only
-		o.recursive, o.set = true, o.set|unix.MOUNT_ATTR_RDONLY
+		o.recursive, o.recSet = true, o.recSet|unix.MOUNT_ATTR_RDONLY
 		steps, err = m.bind(&specs.Mount{Destination: mt.Destination, Source: "/sys"}, &o, field)
 	case mt.Type == "":
 		return nil, invalid("%s.type: empty and not a bind", field)

@@ -23,6 +23,7 @@ type Host struct {
 	CgroupDirs  map[string]string // its directories by controller, cgroup2 under ""
 	NoFile      program.Rlimit    // RLIMIT_NOFILE to give when the config is silent; Soft 0: leave
 	Console     bool              // a console socket was given
+	Listener    string            // socket for the seccomp notify descriptor, "" none
 	PreserveFDs uint64
 }
 
@@ -61,7 +62,6 @@ type Spaces struct {
 	User string // path of a user namespace to join
 	UIDs []specs.LinuxIDMapping
 	GIDs []specs.LinuxIDMapping
-	Time map[string]specs.LinuxTimeOffset
 }
 
 // Space is a namespace to join.
@@ -292,7 +292,7 @@ func (m *maker) rootPropagation() []program.Step {
 // Spaces reads the namespaces. Mount is the one that can't be the host's, and can't be joined: the container's tree is
 // made in it.
 func (c *Config) Spaces() (*Spaces, error) {
-	s := &Spaces{UIDs: c.Linux.UIDMappings, GIDs: c.Linux.GIDMappings, Time: c.Linux.TimeOffsets}
+	s := &Spaces{UIDs: c.Linux.UIDMappings, GIDs: c.Linux.GIDMappings}
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for i, ns := range c.Linux.Namespaces {
 		kind := spaceKinds(ns.Type)
@@ -330,8 +330,6 @@ func (c *Config) checkSpaces(s *Spaces, seen map[specs.LinuxNamespaceType]bool) 
 		return invalid("linux.uidMappings, gidMappings: missing for a new user namespace")
 	case c.Hostname != "" && !seen[specs.UTSNamespace], c.Domainname != "" && !seen[specs.UTSNamespace]:
 		return invalid("hostname, domainname: no namespace of type uts")
-	case len(s.Time) > 0 && s.New&unix.CLONE_NEWTIME == 0:
-		return invalid("linux.timeOffsets: no new namespace of type time")
 	}
 	return nil
 }

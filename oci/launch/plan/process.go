@@ -24,7 +24,10 @@ func (m *maker) process() error {
 			return err
 		}
 	}
-	m.p.Program.Listen = m.source(Source{Kind: Listen})
+	m.p.Program.Listen = m.source(Source{Kind: Listen, Field: "start socket"})
+	if m.host.Listener != "" {
+		p.Security.Notify = m.source(Source{Kind: Notify, Path: m.host.Listener, Field: "linux.seccomp.listenerPath"})
+	}
 	return nil
 }
 

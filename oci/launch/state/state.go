@@ -43,6 +43,8 @@ type State struct {
 	Created     time.Time         `json:"created"`
 	Owner       string            `json:"owner"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	Seccomp     bool              `json:"seccomp,omitempty"` // the container has a filter
+	Filter      string            `json:"filter,omitempty"`  // cached compiled filter, "": to be made from the config
 	Poststart   []hook.Hook       `json:"poststart,omitempty"`
 	Poststop    []hook.Hook       `json:"poststop,omitempty"`
 }

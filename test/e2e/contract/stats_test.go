@@ -15,7 +15,7 @@ import (
 
 // busy is a container that uses something of everything.
 func busy(t *testing.T, n *harness.Node, p *harness.Pod) string {
-	cfg := harness.Command("busy", "x=$(head -c 8000000 /dev/zero | tr '\\0' x); head -c 3000000 /dev/zero >/written; (sleep 1000 &); while :; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.05; done")
+	cfg := harness.Command("busy", "(sleep 1000 &); x=$(head -c 8000000 /dev/zero | tr '\\0' x); head -c 3000000 /dev/zero >/written; while :; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.05; done")
 	cfg.Linux.Resources = &rt.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 256 << 20}
 	id := p.Start(cfg)
 	harness.Eventually(t, 15*time.Second, "it is busy", func() bool {
