@@ -412,7 +412,7 @@ func (k *creation) prepareRoot(env []string) error {
 	if group != nil {
 		items = append(items, overlay.Item{Name: "etc/group", Data: group, Replace: true})
 	}
-	return overlay.Furnish(filepath.Join(k.c.dir(), "upper"), k.img.Layers, items...)
+	return overlay.Furnish(filepath.Join(k.c.dir(), "upper"), k.img.Layers, k.c.pod.cfg.hostIDs, items...)
 }
 
 // spawn is the order for the monitor: run the runtime's create with the container's pipes or terminal.

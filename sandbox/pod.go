@@ -81,22 +81,24 @@ func (c podConfig) userNS() bool {
 }
 
 // rootIDs are the host ids of the pod's user 0 and group 0.
-func (c podConfig) rootIDs() (uid, gid int) {
+func (c podConfig) rootIDs() (uid, gid int) { return c.hostIDs(0, 0) }
+
+// hostIDs are the host's ids of a user and a group of the pod; ids that the pod does not map stay as they are.
+func (c podConfig) hostIDs(uid, gid uint32) (int, int) {
 	if !c.userNS() {
-		return 0, 0
+		return int(uid), int(gid)
 	}
 	o := c.options().GetUsernsOptions()
-	for _, u := range o.GetUids() {
-		if u.GetContainerId() == 0 {
-			uid = int(u.GetHostId())
+	return mapID(o.GetUids(), uid), mapID(o.GetGids(), gid)
+}
+
+func mapID(maps []*rt.IDMapping, id uint32) int {
+	for _, m := range maps {
+		if id >= m.GetContainerId() && id-m.GetContainerId() < m.GetLength() {
+			return int(m.GetHostId()) + int(id-m.GetContainerId())
 		}
 	}
-	for _, g := range o.GetGids() {
-		if g.GetContainerId() == 0 {
-			gid = int(g.GetHostId())
-		}
-	}
-	return uid, gid
+	return int(id)
 }
 
 // ID returns the pod's id.

@@ -259,13 +259,24 @@ func named(dirfd int, name string, st *unix.Stat_t) error {
 	return unix.UtimesNanoAt(dirfd, name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// attributes gives one open file those of another. The owner comes first: chown clears set-user-ID bits and capabilities.
+// attributes gives one open file those of another.
 func attributes(from, to int) error {
+	return attributesOf(from, to, func(fd int) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(from, &st); err != nil {
+			return err
+		}
+		return unix.Fchown(fd, int(st.Uid), int(st.Gid))
+	})
+}
+
+// attributesOf copies all but the owner, which chown sets. That comes first: it clears set-user-ID bits and capabilities.
+func attributesOf(from, to int, chown func(fd int) error) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(from, &st); err != nil {
 		return err
 	}
-	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
+	if err := chown(to); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {

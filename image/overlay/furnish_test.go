@@ -18,7 +18,7 @@ func TestFurnish(t *testing.T) {
 	dir := t.TempDir()
 	must(t, overlay.Prepare(dir, stack[0]))
 	upper := filepath.Join(dir, "upper")
-	must(t, overlay.Furnish(upper, stack,
+	must(t, overlay.Furnish(upper, stack, func(uid, gid uint32) (int, int) { return int(uid) + 1000, int(gid) + 2000 },
 		overlay.Item{Name: "etc/mtab", Link: "/proc/mounts"},
 		overlay.Item{Name: "etc/passwd", Data: []byte("new"), Replace: true},
 		overlay.Item{Name: "etc/group", Data: []byte("not in the image"), Replace: true},
@@ -45,11 +45,16 @@ func TestFurnish(t *testing.T) {
 	}
 	var st unix.Stat_t
 	must(t, unix.Lstat(filepath.Join(upper, "etc/passwd"), &st))
-	if b, err := os.ReadFile(filepath.Join(upper, "etc/passwd")); err != nil || string(b) != "new" || st.Uid != 3 || st.Gid != 4 || st.Mode&0o7777 != 0o604 {
+	if b, err := os.ReadFile(filepath.Join(upper, "etc/passwd")); err != nil || string(b) != "new" || st.Uid != 1003 || st.Gid != 2004 || st.Mode&0o7777 != 0o604 {
 		t.Errorf("passwd %q, %v, %+v", b, err, st)
 	}
 	must(t, unix.Lstat(filepath.Join(upper, "etc"), &st))
-	if st.Mode&0o7777 != 0o751 {
+	must(t, unix.Lstat(upper, &st))
+	if st.Uid != 0 {
+		t.Errorf("the upper directory belongs to %d: whoever mounts it maps it", st.Uid)
+	}
+	must(t, unix.Lstat(filepath.Join(upper, "etc"), &st))
+	if st.Mode&0o7777 != 0o751 || st.Uid != 1000 || st.Gid != 2000 {
 		t.Errorf("mode of etc is %o", st.Mode)
 	}
 }

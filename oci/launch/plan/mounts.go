@@ -25,6 +25,8 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 	switch {
 	case o.bind || mt.Type == "bind":
 		steps, err = m.bind(mt, &o, field)
+	case mt.Type == "overlay":
+		steps = m.overlay(mt, &o, field)
 	case len(mt.UIDMappings)+len(mt.GIDMappings) > 0:
 		return nil, unsupported(field + ".uidMappings of a mount that is no bind")
 	case mt.Type == "cgroup" || mt.Type == "cgroup2":
@@ -92,6 +94,16 @@ func (m *maker) bind(mt *specs.Mount, o *options, field string) ([]program.Step,
 		s.Propagation = unix.MS_SLAVE | unix.MS_REC
 	}
 	return []program.Step{{Op: program.OpMount, Slot: m.source(s), Path: mt.Destination}}, nil
+}
+
+// overlay has create make it, like the root: its layers are paths of the host, id-mapped if asked.
+func (m *maker) overlay(mt *specs.Mount, o *options, field string) []program.Step {
+	data := o.data
+	if l := m.c.Linux.MountLabel; l != "" {
+		data = append(data, "context="+l)
+	}
+	slot := m.source(Source{Kind: Overlay, Type: "overlay", Field: field, Path: mt.Source, Options: data, Set: o.set, UIDs: mt.UIDMappings, GIDs: mt.GIDMappings})
+	return []program.Step{{Op: program.OpMount, Slot: slot, Path: mt.Destination}}
 }
 
 // filesystem has init make a file system of the container's own namespaces. A read-only tmpfs becomes that after
