@@ -157,10 +157,19 @@ func say(text string) {
 // becomeInit takes away what would make an init of a PID namespace mortal or visible as something else.
 func becomeInit() {
 	resetSignals()
-	name := [16]byte{}
-	copy(name[:], "berth-pod")
-	setName(&name)
+	setName("berth-pod")
 	syscall.Chdir("/")
+}
+
+// setName sets what /proc/PID/comm shows. PR_SET_NAME would name the thread that happens to run this, not the process
+// (proc_pid_comm(5)).
+func setName(name string) {
+	fd, err := syscall.Open("/proc/self/comm", syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return // a name is not worth failing for
+	}
+	syscall.Write(fd, []byte(name))
+	syscall.Close(fd)
 }
 
 // initLoop lets go of the daemon's pipes and sleeps. The kernel does the reaping: with SIGCHLD ignored, the dead are not left

@@ -3,8 +3,6 @@ package hold
 import (
 	"syscall"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // kernelSigaction is the argument of rt_sigaction(2); the kernel's, not libc's.
@@ -32,9 +30,4 @@ func resetSignals() {
 		// SIGKILL and SIGSTOP answer EINVAL.
 		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0)
 	}
-}
-
-// setName sets what /proc/PID/comm shows.
-func setName(name *[16]byte) {
-	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
 }
