@@ -107,9 +107,11 @@ func TestNativeStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		fd, served := int(l.Fd()), make(chan struct{})
 		// ends after one connection
 		go func() {
-			conn, _, err := unix.Accept(int(l.Fd()))
+			defer close(served)
+			conn, _, err := unix.Accept(fd)
 			if err == nil {
 				unix.Read(conn, make([]byte, 1))
 				unix.Write(conn, []byte(answer))
@@ -121,6 +123,7 @@ func TestNativeStart(t *testing.T) {
 		if (err == nil) != (answer == "") || err != nil && !strings.HasSuffix(err.Error(), answer) {
 			t.Errorf("%s: %v", name, err)
 		}
+		<-served
 		l.Close()
 		if err := h.Delete(context.Background(), "id"); err != nil {
 			t.Error(err)
