@@ -42,7 +42,7 @@ func PodConfig(name, dir string) *rt.PodSandboxConfig {
 }
 
 // cgroupParent is what kubelet would have made; the harness removes it at the end.
-func cgroupParent(dir string) string { return "/berth-e2e/" + filepath.Base(dir) }
+func cgroupParent(dir string) string { return "/" + filepath.Base(dir) }
 
 // Command is a container of busybox that runs a shell script.
 func Command(name, script string) *rt.ContainerConfig {
