@@ -49,7 +49,7 @@ cni() {
 }
 
 packages() {
-	need ip:iproute2:"links and network namespaces, looked at by tests" \
+	need make:make:"builds Berth" ip:iproute2:"links and network namespaces, looked at by tests" \
 		nft:nftables:"nftables rules, looked at by tests" \
 		iptables:iptables:"called by the reference CNI plugins" \
 		curl:curl:"fetches host ports in the demo" \
