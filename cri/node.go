@@ -48,7 +48,7 @@ func (n node) Status(ctx context.Context, req *rt.StatusRequest) (*rt.StatusResp
 			{Type: rt.RuntimeReady, Status: true},
 			networkReady(netErr),
 		}},
-		Features: &rt.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features: &rt.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	for _, h := range n.pods.Handlers() {
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &rt.RuntimeHandler{
