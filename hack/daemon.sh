@@ -15,7 +15,7 @@ work_up() {
 }
 
 registry_up() {
-	images serve --addr 127.0.0.1:0 --dir "$WORK/certs.d" --addr-file "$WORK/registry" >/dev/null &
+	images serve --addr 127.0.0.1:0 --dir "$WORK/certs.d" --addr-file "$WORK/registry" >/dev/null 2>"$WORK/registry.log" &
 	REGISTRY_PID=$!
 	wait_for "the registry" test -e "$WORK/registry"
 	REGISTRY=$(cat "$WORK/registry")
