@@ -100,8 +100,8 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	for _, h := range c.State.Poststart {
 		b, _ := json.Marshal(ociState(c.State, state.Running))
-		if err := h.Run(b); err != nil {
-			c.rt.warn(err.Error())
+		if err := h.Run(b); err != nil { // runtime.md, "Lifecycle", 9: an error, and the container is stopped
+			return errors.Join(err, c.Kill(context.Background(), unix.SIGKILL, true))
 		}
 	}
 	return nil
@@ -175,9 +175,10 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	return c.dir.Remove()
 }
 
-// Pause freezes the container's processes, Resume lets them go on.
+// Pause freezes the container's processes, Resume lets them go on. One that is paused can't be paused, and only one
+// that is can be resumed.
 func (c *Container) Pause(ctx context.Context) error {
-	g, err := c.running()
+	g, err := c.frozen(false)
 	if err != nil {
 		return err
 	}
@@ -186,11 +187,24 @@ func (c *Container) Pause(ctx context.Context) error {
 
 // Resume is the inverse of Pause.
 func (c *Container) Resume() error {
-	g, err := c.running()
+	g, err := c.frozen(true)
 	if err != nil {
 		return err
 	}
 	return g.Thaw()
+}
+
+// frozen is the cgroup of a container that is paused, or that runs and is not.
+func (c *Container) frozen(want bool) (*cgroup.Group, error) {
+	g, err := c.running()
+	if err != nil {
+		return nil, err
+	}
+	is, err := g.Frozen()
+	if err == nil && is != want {
+		err = fmt.Errorf("container %s is %s: %w", c.State.ID, c.Status(), fs.ErrInvalid)
+	}
+	return g, err
 }
 
 func (c *Container) running() (*cgroup.Group, error) {
