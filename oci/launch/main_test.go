@@ -152,7 +152,7 @@ func (b *box) ociEnv(extra []*os.File, args ...string) result {
 	defer errs.Close()
 	cmd := exec.Command(runtimeBin(), append([]string{"--root", b.root}, args...)...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, errs, extra
-	done := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
+	done := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
 	defer done.Stop()
 	cmd.Run()
 	text, _ := os.ReadFile(out.Name())
