@@ -45,6 +45,7 @@ type State struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Seccomp     bool              `json:"seccomp,omitempty"` // the container has a filter
 	Filter      string            `json:"filter,omitempty"`  // cached compiled filter, "": to be made from the config
+	Adopted     bool              `json:"adopted,omitempty"` // the root is a tree outside of the process's mount namespace
 	Poststart   []hook.Hook       `json:"poststart,omitempty"`
 	Poststop    []hook.Hook       `json:"poststop,omitempty"`
 }
