@@ -82,8 +82,6 @@ func containerKey(pod string, md *rt.ContainerMetadata) string {
 	return fmt.Sprintf("%s/%s/%d", pod, md.GetName(), md.GetAttempt())
 }
 
-func (c *Container) key() string { return containerKey(c.pod.id, c.cfg.GetMetadata()) }
-
 // ID returns the container's id.
 func (c *Container) ID() string { return c.id }
 

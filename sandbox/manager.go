@@ -112,14 +112,14 @@ func (x *index) dropPod(p *Pod) {
 
 func (x *index) addContainer(c *Container) {
 	x.ctrs[c.id] = c
-	x.ctrNames[c.key()] = c
+	x.ctrNames[containerKey(c.pod.id, c.cfg.GetMetadata())] = c
 	x.ctrList = append(x.ctrList, c)
 }
 
 func (x *index) dropContainer(c *Container) {
 	delete(x.ctrs, c.id)
-	if x.ctrNames[c.key()] == c {
-		delete(x.ctrNames, c.key())
+	if x.ctrNames[containerKey(c.pod.id, c.cfg.GetMetadata())] == c {
+		delete(x.ctrNames, containerKey(c.pod.id, c.cfg.GetMetadata()))
 	}
 	x.ctrList = slices.DeleteFunc(x.ctrList, func(o *Container) bool { return o == c })
 }
