@@ -34,6 +34,7 @@ type Container struct {
 	user *rt.LinuxContainerUser
 	view atomic.Pointer[containerView]
 	exit chan struct{} // closed once view.ended is true
+	end  deadline
 
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
@@ -123,6 +124,7 @@ func (c *Container) finish(end containerView) bool {
 		next.finishedAt = max(next.finishedAt, next.startedAt)
 		if c.view.CompareAndSwap(old, &next) {
 			close(c.exit)
+			c.end.never()
 			return true
 		}
 	}

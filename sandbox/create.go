@@ -126,7 +126,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 		return err
 	}
 	op.At("run " + c.pod.handler.Name + " create")
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return err
 	}

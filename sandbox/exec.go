@@ -128,7 +128,7 @@ func (x execution) launch(ctx context.Context, cmd []string, tty bool, stdio [3]
 	if err := c.running(); err != nil {
 		return nil, err
 	}
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -131,7 +131,7 @@ func (b building) markReady(ips []string) error {
 	p := b.p
 	var gone error
 	err := p.change(func(r *podRecord) {
-		if _, gone = p.sup.get(); gone == nil {
+		if gone = p.sup.present(); gone == nil {
 			r.Ready, r.IPs = true, ips
 		}
 	})

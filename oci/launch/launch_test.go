@@ -180,7 +180,7 @@ func TestLife(t *testing.T) {
 	b.status("paused")
 	b.must("resume", b.id)
 	b.must("kill", b.id, "KILL")
-	for i := 0; i < 50 && !strings.Contains(b.must("state", b.id).out, "stopped"); i++ {
+	for end := time.Now().Add(time.Minute); !strings.Contains(b.must("state", b.id).out, "stopped") && time.Now().Before(end); {
 		time.Sleep(50 * time.Millisecond)
 	}
 	b.status("stopped")

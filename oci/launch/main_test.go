@@ -158,7 +158,7 @@ func (b *box) command(extra []*os.File, name string, args ...string) result {
 	defer errs.Close()
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, errs, extra
-	done := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
+	done := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
 	defer done.Stop()
 	cmd.Run()
 	text, _ := os.ReadFile(out.Name())
