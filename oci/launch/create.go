@@ -19,6 +19,7 @@ import (
 	"github.com/berth-runtime/berth/oci/launch/hook"
 	"github.com/berth-runtime/berth/oci/launch/plan"
 	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 	"github.com/berth-runtime/berth/oci/launch/spawn"
 	"github.com/berth-runtime/berth/oci/launch/state"
 )
@@ -55,6 +56,7 @@ type creation struct {
 	exe     *os.File
 	sources opened
 	meta    string // listenerMetadata of the seccomp profile
+	rdt     *resctrl.Plan
 	child   *child
 }
 
@@ -109,6 +111,9 @@ func (c *creation) claim() error {
 	}
 	c.st = &state.State{ID: c.id, Version: c.config.Version, Bundle: c.opts.Bundle, Rootfs: c.rootfs(), Boot: state.BootID(),
 		Cgroup: c.cgroupPath(), Systemd: c.rt.Systemd, Created: time.Now().UTC(), Owner: "root", Annotations: c.config.Annotations}
+	if err := c.reserve(); err != nil {
+		return err
+	}
 	if err := c.dir.Write(c.st); err != nil {
 		return err
 	}
@@ -280,6 +285,9 @@ func (c *creation) undo() {
 	if c.group != nil {
 		c.group.Kill(ctx)
 		c.group.Remove(ctx)
+	}
+	if c.rdt != nil {
+		resctrl.Remove(c.rdt.Remove)
 	}
 	if c.dir != nil {
 		c.dir.Remove()

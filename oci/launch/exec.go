@@ -16,6 +16,7 @@ import (
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/plan"
 	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 	"github.com/berth-runtime/berth/oci/launch/spawn"
 	"github.com/berth-runtime/berth/oci/launch/state"
 )
@@ -268,6 +269,9 @@ func (e *execution) entry() (cgroup.Entry, error) {
 func (e *execution) send() error {
 	if err := e.child.await(); err != nil {
 		return err
+	}
+	if err := resctrl.Enter(e.ctr.State.Tasks, e.child.pid()); err != nil {
+		return fmt.Errorf("linux.intelRdt: %w", err)
 	}
 	e.prog.Process.Security.NotifyState = notifyState(e.ctr.State, e.child.pid(), e.meta)
 	if err := e.child.send(&e.prog, e.fds); err != nil {

@@ -264,6 +264,7 @@ func TestCreateErrors(t *testing.T) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"what=1"}})
 		}, "what"},
 		"sysctl": {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.absent": "1"} }, "sysctl net/absent"},
+		"rdt":    {func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "../x"} }, "linux.intelRdt"},
 		"rlimit": {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_WHAT"}} }, "process.rlimits[0]"},
 		"ns":     {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/absent" }, "linux.namespaces"},
 		"nsfile": {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/self/ns/uts" }, "join namespace network"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci/launch/netdevice"
 	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 	"github.com/berth-runtime/berth/oci/launch/spawn"
 )
 
@@ -59,6 +60,35 @@ func (c *creation) furnish() error {
 			return fmt.Errorf("%s: the %s namespace is the runtime's own: %w", f.Field, name, fs.ErrInvalid)
 		}
 	}
+	if c.rdt != nil {
+		if err := c.rdt.Create(); err != nil {
+			return fmt.Errorf("linux.intelRdt: %w", err)
+		}
+		if err := resctrl.Enter(c.rdt.Tasks, c.st.Pid); err != nil {
+			return fmt.Errorf("linux.intelRdt: %w", err)
+		}
+	}
+	return c.moveDevices()
+}
+
+// reserve decides about resctrl groups; they are in the record before they are made.
+func (c *creation) reserve() error {
+	section := c.config.Linux.IntelRdt
+	if section == nil {
+		return nil
+	}
+	err := resctrl.Mounted()
+	if err == nil {
+		c.rdt, err = resctrl.Decide(resctrl.Root, c.id, section)
+	}
+	if err != nil {
+		return fmt.Errorf("config.json: linux.intelRdt: %w", err)
+	}
+	c.st.Groups, c.st.Tasks = c.rdt.Remove, c.rdt.Tasks
+	return nil
+}
+
+func (c *creation) moveDevices() error {
 	if len(c.spaces.Devices) == 0 {
 		return nil
 	}
