@@ -21,7 +21,9 @@ type Abilities struct {
 	Version           string // the newest runtime-spec it knows; "": it does not say
 	RecursiveReadOnly bool   // mount option rro
 	UserNamespaces    bool   // and id-mapped mounts, without which volumes would belong to nobody
-	Seccomp           bool
+	// ExecCgroup: exec takes --cgroup NAME (cgroup2). ExecController: also --cgroup CONTROLLER:NAME (cgroup v1), as runc does
+	// since 1.1; crun would make groups of that name in all hierarchies.
+	ExecCgroup, ExecController bool
 	// Known is false for a runtime that does not know the question.
 	Known bool
 }
@@ -52,13 +54,15 @@ func (h Handler) Discover(ctx context.Context) Handler {
 
 func abilities(f features.Features) Abilities {
 	a := Abilities{Known: true, Version: f.OCIVersionMax, RecursiveReadOnly: slices.Contains(f.MountOptions, "rro")}
+	_, runc := f.Annotations["org.opencontainers.runc.version"]
+	_, crun := f.Annotations["run.oci.crun.version"]
+	a.ExecCgroup, a.ExecController = runc || crun, runc
 	l := f.Linux
 	if l == nil {
 		return a
 	}
 	idmap := l.MountExtensions != nil && l.MountExtensions.IDMap != nil && l.MountExtensions.IDMap.Enabled != nil && *l.MountExtensions.IDMap.Enabled
 	a.UserNamespaces = idmap && slices.Contains(l.Namespaces, string(specs.UserNamespace))
-	a.Seccomp = l.Seccomp != nil && l.Seccomp.Enabled != nil && *l.Seccomp.Enabled
 	return a
 }
 

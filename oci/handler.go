@@ -116,6 +116,11 @@ func (h Handler) ExecArgv(x ExecArgs) []string {
 	return append(argv, x.ID)
 }
 
+// TakesCgroup reports whether exec takes this argument of --cgroup. There is no feature for it: runtimes are known by name.
+func (h Handler) TakesCgroup(arg string) bool {
+	return h.Native || h.Able.ExecController || h.Able.ExecCgroup && !strings.Contains(arg, ":")
+}
+
 // Start executes the program of a created container. An error tells why it could not be executed.
 func (h Handler) Start(ctx context.Context, id string) error {
 	if !h.Native {
