@@ -321,6 +321,9 @@ func (f footprint) giveBackNow(ctx context.Context) error {
 		}
 		g.Close()
 	}
+	if err := removeEmpty(c.rootsDir()); err != nil {
+		return err
+	}
 	err = os.Remove(f.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil

@@ -108,6 +108,9 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 	if err := clearCgroup(ctx, p); err != nil {
 		return fmt.Errorf("remove pod cgroup: %w", err)
 	}
+	if err := removeEmpty(p.rootsDir()); err != nil {
+		return err
+	}
 	return removeAll(p.state())
 }
 
