@@ -62,6 +62,7 @@ type Writer struct {
 	w  io.Writer
 }
 
+// NewWriter sends frames to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
 // Send writes one frame.
