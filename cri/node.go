@@ -51,6 +51,9 @@ func (n node) Status(ctx context.Context, req *rt.StatusRequest) (*rt.StatusResp
 		Features: &rt.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	for _, h := range n.pods.Handlers() {
+		if h.Name == "" {
+			resp.Features.UserNamespacesHostNetwork = h.UserNamespace
+		}
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &rt.RuntimeHandler{
 			Name:     h.Name,
 			Features: &rt.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespace},
