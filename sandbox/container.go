@@ -36,6 +36,8 @@ type Container struct {
 	exit chan struct{} // closed once view.ended is true
 	end  deadline
 
+	given atomic.Bool // what only a living container needs was given back
+
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
 	group    *cgroup.Group
