@@ -1,6 +1,7 @@
 package launch_test
 
 import (
+	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -281,3 +282,5 @@ func TestLabelsRefused(t *testing.T) {
 		}
 	}
 }
+
+func jsonOf(text string, v any) error { return json.Unmarshal([]byte(text), v) }
