@@ -293,10 +293,15 @@ func (f footprint) release() {
 // giveBack removes the runtime's state and the cgroup of an ended container. Idempotent. Who comes while it is being
 // done joins: a runtime that is told to delete a container twice at once fails one of them.
 func (f footprint) giveBack(ctx context.Context) error {
+	if f.c.given.Load() {
+		return nil
+	}
 	req := operation.Request{Key: "give back container " + f.c.id, Budget: clearBudget}
 	_, err := f.c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
 		op.At("run " + f.c.pod.handler.Name + " delete")
-		return "", f.giveBackNow(ctx)
+		err := f.giveBackNow(ctx)
+		f.c.given.Store(err == nil)
+		return "", err
 	})
 	return err
 }
@@ -320,6 +325,9 @@ func (f footprint) giveBackNow(ctx context.Context) error {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
 		g.Close()
+	}
+	if err := removeEmpty(c.rootsDir()); err != nil {
+		return err
 	}
 	err = os.Remove(f.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {

@@ -145,12 +145,12 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	return nil
 }
 
-// handlerOrGone returns the named handler; one that is no longer configured is replaced by the default, which is good
-// enough to remove what is left.
+// handlerOrGone returns the named handler. For one that is no longer configured it returns what is good enough to remove what
+// is left: a handler without a program.
 func (m *Manager) handlerOrGone(name string) oci.Handler {
-	h, err := m.handler(name)
+	h, err := m.runtime.get(name)
 	if err != nil {
-		return m.opt.Handlers[0]
+		return oci.Handler{Name: name, Root: filepath.Join(m.opt.State, "oci", filepath.Base(name)), Err: err}
 	}
 	return h
 }

@@ -50,6 +50,7 @@ type Node struct {
 	top      string
 	registry *exec.Cmd
 	daemon   *exec.Cmd
+	extra    []string // arguments of a test's own daemon
 	conn     *grpc.ClientConn
 }
 
@@ -61,6 +62,12 @@ var (
 
 // Main runs the tests of a package with a node. It enters namespaces of its own first, so that plain "go test" is enough.
 func Main(m *testing.M) int {
+	if words := os.Getenv(probeEnv); words != "" {
+		if err := probe(strings.Fields(words)); err != nil {
+			return complain(err)
+		}
+		return 0
+	}
 	if os.Geteuid() != 0 {
 		reason = "needs root: pods are made for real"
 		return m.Run()
@@ -138,7 +145,8 @@ func (n *Node) owned() leak.Options {
 	if n.Root == "" {
 		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
-	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"), filepath.Join(n.Root, "layers")}}
+	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"),
+		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp")}} // compiled filters, kept by content
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.
@@ -150,7 +158,7 @@ func (n *Node) Foreign(t *testing.T) {
 }
 
 func start(top string) (*Node, error) {
-	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS")}
+	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS"), extra: []string{"--builtin-network"}}
 	if n.Endpoint != "" {
 		if err := n.connect(); err != nil {
 			return n, err
@@ -212,9 +220,10 @@ func (n *Node) Launch() error {
 		return err
 	}
 	defer log.Close()
-	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
-		"--cni-conf-dir", filepath.Join(n.Dir, "cni"), "--cni-bin-dir", filepath.Join(n.cache(), "cni"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network", "--cdi-spec-dirs", n.CDI())
+	args := []string{"serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
+		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI()}
+	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
