@@ -99,6 +99,9 @@ func (c *creation) read() error {
 	if c.config, err = plan.Parse(text); err != nil {
 		return err
 	}
+	if err := checkLabels(c.config.Process, c.config.Linux.MountLabel); err != nil {
+		return err
+	}
 	c.spaces, err = c.config.Spaces()
 	return err
 }
