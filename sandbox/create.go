@@ -22,6 +22,7 @@ import (
 
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/image/overlay"
+	"github.com/berth-runtime/berth/oci"
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/sandbox/compile"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
@@ -137,7 +138,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	}
 	res, _, err := mon.Run(ctx, s, nil)
 	if err != nil {
-		return fmt.Errorf("%s create: %w", c.pod.handler.Name, err)
+		return fmt.Errorf("%s create: %w", c.pod.handler.Name, oci.Spoken(err))
 	}
 	c.show(func(v *containerView) { v.pid = res.Pid })
 	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
@@ -439,7 +440,7 @@ func (k *creation) spawn() wire.Spawn {
 		// address.
 		s.ConsoleSocket = c.id[:12] + ".tty"
 	}
-	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, s.ConsoleSocket)
+	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, p.consoleArg(s.ConsoleSocket))
 	if !p.m.opt.SystemdCgroup {
 		s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
 	}

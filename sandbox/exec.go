@@ -193,7 +193,7 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	}
 	if tty {
 		s.ConsoleSocket = c.id[:12] + "." + name + ".tty"
-		x.ConsoleSocket = s.ConsoleSocket // relative: the whole path may not fit into a socket's address
+		x.ConsoleSocket = c.pod.consoleArg(s.ConsoleSocket)
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
@@ -206,7 +206,7 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	}
 	os.Remove(s.PidFile)
 	if err != nil {
-		return err
+		return oci.Spoken(err)
 	}
 	if tty && len(back) > 0 {
 		p.master = back[0]

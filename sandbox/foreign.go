@@ -143,6 +143,21 @@ func (k *creation) mergeImages() {
 	}
 }
 
+// consoleArg names a socket in the monitor's directory to a runtime. The whole path may not fit into a socket's address, so the
+// native runtime gets a name relative to that directory, where it is started. Others go elsewhere before they connect.
+func (p *Pod) consoleArg(name string) string {
+	if name == "" || p.handler.Native {
+		return name
+	}
+	if full := filepath.Join(p.state(), name); len(full) < 108 { // sun_path, unix(7)
+		return full
+	}
+	if mon, err := p.sup.get(); err == nil {
+		return fmt.Sprintf("/proc/%d/cwd/%s", mon.Pid(), name)
+	}
+	return name
+}
+
 // wrap has the runtime's program run with the mounts.
 func (k *creation) wrap(s *wire.Spawn) error {
 	if k.c.pod.handler.Native {
