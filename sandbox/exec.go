@@ -128,7 +128,7 @@ func (x execution) launch(ctx context.Context, cmd []string, tty bool, stdio [3]
 	if err := c.running(); err != nil {
 		return nil, err
 	}
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -193,13 +193,13 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	}
 	if tty {
 		s.ConsoleSocket = c.id[:12] + "." + name + ".tty"
-		x.ConsoleSocket = c.pod.consoleArg(s.ConsoleSocket)
+		x.ConsoleSocket = c.pod.consoleArg(mon, s.ConsoleSocket)
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
 	res, back, err := mon.Run(ctx, s, files)
 	if err == nil && moved {
-		err = p.sub.AddTree(res.Pid)
+		err = cgroup.AddTree(p.sub, res.Pid)
 	}
 	if err != nil {
 		p.abort(ctx, mon)

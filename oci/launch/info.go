@@ -3,12 +3,12 @@ package launch
 import (
 	"bytes"
 	"encoding/json"
-	"io"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
+	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/plan"
 )
 
@@ -57,35 +57,26 @@ func (c *Container) Process() (*specs.Process, error) {
 	return config.Process, nil
 }
 
-// Limits are the values update takes one by one; zero means not given.
-type Limits struct {
-	Memory, Reservation, Swap, Quota, Pids int64
-	Period, Shares                         uint64
-	Cpus, Mems                             string
+// UpdateLimits changes limits that come as values rather than as a document.
+func (c *Container) UpdateLimits(r *specs.LinuxResources) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return c.Update(bytes.NewReader(b))
 }
 
-// Reader gives the limits as a LinuxResources document.
-func (l *Limits) Reader() io.Reader {
-	r := specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{Cpus: l.Cpus, Mems: l.Mems}}
-	for _, v := range [...]struct {
-		from int64
-		to   **int64
-	}{{l.Memory, &r.Memory.Limit}, {l.Reservation, &r.Memory.Reservation}, {l.Swap, &r.Memory.Swap}, {l.Quota, &r.CPU.Quota}} {
-		if v.from != 0 {
-			*v.to = &v.from
-		}
+// Detail is what the container's cgroup counts.
+type Detail = cgroup.Detail
+
+// Detail reads the counters of a container that has not ended.
+func (c *Container) Detail() (*Detail, error) {
+	g, err := c.running()
+	if err != nil {
+		return nil, err
 	}
-	if l.Period != 0 {
-		r.CPU.Period = &l.Period
-	}
-	if l.Shares != 0 {
-		r.CPU.Shares = &l.Shares
-	}
-	if l.Pids != 0 {
-		r.Pids = &specs.LinuxPids{Limit: &l.Pids}
-	}
-	b, _ := json.Marshal(&r)
-	return bytes.NewReader(b)
+	d, err := cgroup.DetailOf(g)
+	return &d, err
 }
 
 // Example is a config.json to start from: a shell with its own namespaces in ./rootfs.

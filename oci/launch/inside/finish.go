@@ -23,6 +23,9 @@ func (b *box) finish() error {
 		name string
 		do   func() error
 	}{
+		{"descriptors", func() error { // before any filter: profiles older than Linux 5.9 do not know close_range(2)
+			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
+		}},
 		{"schedule", func() error { return schedule(&p.Schedule) }},
 		{"cpu affinity", func() error { return affinity(p.Affinity) }},
 		{"cwd " + p.Cwd, func() error { return b.root.chdir(p.Cwd) }},
@@ -35,9 +38,6 @@ func (b *box) finish() error {
 		{"capabilities", func() error { return capabilities(p.Security.Caps) }},
 		{"no_new_privs", func() error { return noNewPrivs(p.Security.NoNewPrivs) }},
 		{"seccomp", func() error { return b.seccomp(p.Security.NoNewPrivs) }},
-		{"close descriptors", func() error {
-			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
-		}},
 	}
 	for i := range steps {
 		if err := steps[i].do(); err != nil {

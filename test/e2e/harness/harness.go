@@ -34,6 +34,9 @@ import (
 	"github.com/berth-runtime/berth/test/e2e/leak"
 )
 
+// Patience is how long tests wait for what has to come: far more than a busy machine needs.
+const Patience = time.Minute
+
 // Node is the daemon under test and what speaks to it.
 type Node struct {
 	Endpoint    string
@@ -47,6 +50,7 @@ type Node struct {
 	top      string
 	registry *exec.Cmd
 	daemon   *exec.Cmd
+	extra    []string // arguments of a test's own daemon
 	conn     *grpc.ClientConn
 }
 
@@ -61,6 +65,12 @@ func Main(m *testing.M) int { return MainWith(m, nil) }
 
 // MainWith is Main for a node whose configuration file is what config gives; cache is the directory of built tools.
 func MainWith(m *testing.M, config func(cache string) string) int {
+	if words := os.Getenv(probeEnv); words != "" {
+		if err := probe(strings.Fields(words)); err != nil {
+			return complain(err)
+		}
+		return 0
+	}
 	if os.Geteuid() != 0 {
 		reason = "needs root: pods are made for real"
 		return m.Run()
@@ -91,7 +101,7 @@ func MainWith(m *testing.M, config func(cache string) string) int {
 		return complain(err)
 	}
 	code := m.Run()
-	left, err := leak.Settle(before, all, 5*time.Second)
+	left, err := leak.Settle(before, all, Patience)
 	if err != nil || len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "left behind by all tests together: %v\n    %s\n", err, strings.Join(left, "\n    "))
 		return 1
@@ -120,7 +130,7 @@ func Get(t *testing.T) *Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		left, err := leak.Settle(before, the.owned(), 5*time.Second)
+		left, err := leak.Settle(before, the.owned(), Patience)
 		if err != nil {
 			t.Error(err)
 		}
@@ -138,7 +148,8 @@ func (n *Node) owned() leak.Options {
 	if n.Root == "" {
 		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
-	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"), filepath.Join(n.Root, "layers")}}
+	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"),
+		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp")}} // compiled filters, kept by content
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.
@@ -150,7 +161,7 @@ func (n *Node) Foreign(t *testing.T) {
 }
 
 func start(top string, config func(cache string) string) (*Node, error) {
-	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS")}
+	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS"), extra: []string{"--builtin-network"}}
 	if n.Endpoint != "" {
 		if err := n.connect(); err != nil {
 			return n, err
@@ -222,9 +233,10 @@ func (n *Node) Launch() error {
 		return err
 	}
 	defer log.Close()
-	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
-		"--cni-conf-dir", filepath.Join(n.Dir, "cni"), "--cni-bin-dir", filepath.Join(n.Cache(), "cni"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network", "--cdi-spec-dirs", n.CDI())
+	args := []string{"serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
+		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI()}
+	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
@@ -257,7 +269,7 @@ func (n *Node) connect() error {
 	}
 	n.Raw, n.RawImages = rt.NewRuntimeServiceClient(n.conn), rt.NewImageServiceClient(n.conn)
 	if err := poll("the daemon", func() error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		_, err := n.Raw.Version(ctx, &rt.VersionRequest{})
 		return err
@@ -320,11 +332,10 @@ func (n *Node) stop() {
 
 func poll(what string, try func() error) error {
 	var err error
-	for range 300 {
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = try(); err == nil {
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("wait for %s: %w", what, err)
 }
