@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs our own conformance tests (test/conform) on berth-oci and other runtimes, side by side.
 #
-#   hack/conform.sh [--peer runc|crun]... [--run REGEXP] [--out DIR]
+#   hack/conform.sh [--peer runc|crun|crun-1.8]... [--run REGEXP] [--out DIR]
 #
 # Fails when berth-oci fails a test, or when a test that no peer passes is not named in test/conform/differences.txt.
 set -euo pipefail
@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
 done
 need_root
 make -s -C "$ROOT" build
-[ ${#peers[@]} = 0 ] || "$ROOT/hack/peers.sh"
+[ ${#peers[@]} = 0 ] || "$ROOT/hack/peers.sh" "${peers[@]}"
 mkdir -p "$out"
 export CGO_ENABLED=0
 cd "$ROOT"

@@ -2,17 +2,17 @@
 # Runs the validation programs of github.com/opencontainers/runtime-tools on berth-oci, and ends with
 # "N passed, N failed, N skipped". What is skipped is listed in test/ocitest/expected.txt with its reason.
 #
-#   hack/ocitest.sh [--peer runc|crun]... [--only REGEXP] [--jobs N] [--released] [--out DIR]
+#   hack/ocitest.sh [--peer runc|crun|crun-1.8]... [--only REGEXP] [--jobs N] [--released] [--out DIR]
 #
 # --peer runs another runtime beside it: one more column, and what it passes berth-oci must pass. --released leaves the
 # suite's seccomp profile of 2018 alone, in which runc and crun can't start (test/ocitest says more). --out keeps what
 # the programs said.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
-args=() runtimes=("berth-oci=$ROOT/bin/berth-oci") out=$CACHE/ocitest
+args=() peers=() runtimes=("berth-oci=$ROOT/bin/berth-oci") out=$CACHE/ocitest
 while [ $# -gt 0 ]; do
 	case $1 in
-	--peer) runtimes+=("$2=$CACHE/peers/$2"); shift ;;
+	--peer) peers+=("$2") runtimes+=("$2=$CACHE/peers/$2"); shift ;;
 	--only | --jobs) args+=("$1" "$2"); shift ;;
 	--released) args+=("$1") ;;
 	--out) out=$2; shift ;;
@@ -23,7 +23,7 @@ done
 need_root
 need unshare:util-linux:"called by the suite" tar:tar:"called by the suite"
 make -s -C "$ROOT" build
-[ ${#runtimes[@]} = 1 ] || "$ROOT/hack/peers.sh"
+[ ${#peers[@]} = 0 ] || "$ROOT/hack/peers.sh" "${peers[@]}"
 cd "$ROOT/test/ocitest"
 export CGO_ENABLED=0 GOFLAGS=${GOFLAGS:-}
 key=$(keyed go.mod go.sum)
