@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # where berth-oci begins: oci/launch/quick
 ENTRY   := $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E _berth_entry)
-MODULES := . test/images test/e2e
+MODULES := . test/images test/e2e test/ocitest
 
 .PHONY: build
 build: ## static binaries in bin/

@@ -172,8 +172,10 @@ func readReport(path string) (map[string]string, error) {
 		}
 	}
 	for test := range results {
-		if i := strings.LastIndexByte(test, '/'); i > 0 {
-			delete(results, test[:i])
+		for i := range test {
+			if test[i] == '/' {
+				delete(results, test[:i])
+			}
 		}
 	}
 	return results, lines.Err()

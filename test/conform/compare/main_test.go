@@ -25,8 +25,8 @@ func TestCompare(t *testing.T) {
 		return strings.Join(append([]string{"no JSON", `{"Action":"pass"}`}, lines...), "\n")
 	}
 	none, named := file("none", "# nothing\n"), file("named", "B config.md, \"Hooks\"\n")
-	good := file("good", events("A/one=pass", "A=pass", "B=pass"))
-	bad := file("bad", events("A/one=pass", "A=fail", "B=fail"))
+	good := file("good", events("A/x/one=pass", "A=pass", "B=pass"))
+	bad := file("bad", events("A/x/one=pass", "A=fail", "B=fail"))
 	for name, c := range map[string]struct {
 		list string
 		args []string
