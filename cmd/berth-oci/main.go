@@ -77,9 +77,7 @@ func (a *app) run(args []string) (int, error) {
 	if command == nil {
 		return 1, fmt.Errorf("command %q: not known", rest[0])
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	return command(ctx, rest[1:])
+	return command(context.Background(), rest[1:])
 }
 
 func (a *app) command(name string) func(context.Context, []string) (int, error) {
