@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,12 @@ func createFlags(f *flag.FlagSet) (o *launch.CreateOptions, pidfd *string) {
 	o.NoFile = nofile.Soft
 	f.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 	return o, pidfd
+}
+
+// interruptible has SIGINT and SIGTERM end a context, for what would leave something half made behind. The other commands
+// can be taken up again: there the signals end the program, and no thread has to wait for them.
+func interruptible(ctx context.Context) (context.Context, func()) {
+	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 }
 
 func (a *app) create(ctx context.Context, args []string) (int, error) {
@@ -73,6 +80,8 @@ func (a *app) runContainer(ctx context.Context, args []string) (int, error) {
 		defer tty.close()
 		o.Console = tty.theirs
 	}
+	ctx, stop := interruptible(ctx)
+	defer stop()
 	if err := a.rt.Create(ctx, rest[0], o); err != nil {
 		return 1, err
 	}

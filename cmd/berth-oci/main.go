@@ -9,12 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci/launch"
 	"github.com/berth-runtime/berth/oci/launch/inside"
@@ -79,9 +77,7 @@ func (a *app) run(args []string) (int, error) {
 	if command == nil {
 		return 1, fmt.Errorf("command %q: not known", rest[0])
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	return command(ctx, rest[1:])
+	return command(context.Background(), rest[1:])
 }
 
 func (a *app) command(name string) func(context.Context, []string) (int, error) {
