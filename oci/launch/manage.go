@@ -188,11 +188,14 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	return c.dir.Remove()
 }
 
-// Pause freezes the container's processes, Resume lets them go on.
+// Pause freezes the container's processes, Resume lets them go on. One that is paused can't be paused again.
 func (c *Container) Pause(ctx context.Context) error {
 	g, err := c.running()
 	if err != nil {
 		return err
+	}
+	if frozen, err := g.Frozen(); err == nil && frozen {
+		return &refusal{c.State.ID, textNotRunning, fs.ErrInvalid}
 	}
 	return g.Freeze(ctx)
 }
