@@ -193,20 +193,20 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	}
 	if tty {
 		s.ConsoleSocket = c.id[:12] + "." + name + ".tty"
-		x.ConsoleSocket = s.ConsoleSocket // relative: the whole path may not fit into a socket's address
+		x.ConsoleSocket = c.pod.consoleArg(mon, s.ConsoleSocket)
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
 	res, back, err := mon.Run(ctx, s, files)
 	if err == nil && moved {
-		err = p.sub.AddTree(res.Pid)
+		err = cgroup.AddTree(p.sub, res.Pid)
 	}
 	if err != nil {
 		p.abort(ctx, mon)
 	}
 	os.Remove(s.PidFile)
 	if err != nil {
-		return err
+		return oci.Spoken(err)
 	}
 	if tty && len(back) > 0 {
 		p.master = back[0]

@@ -112,7 +112,7 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 	if err := clearCgroup(ctx, p); err != nil {
 		return fmt.Errorf("remove pod cgroup: %w", err)
 	}
-	if err := removeEmpty(p.rootsDir()); err != nil {
+	if err := p.m.roots().Remove(p.id); err != nil {
 		return err
 	}
 	return removeAll(p.state())

@@ -148,7 +148,7 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 // handlerOrGone returns the named handler. For one that is no longer configured it returns what is good enough to remove what
 // is left: a handler without a program.
 func (m *Manager) handlerOrGone(name string) oci.Handler {
-	h, err := m.runtime.get(name)
+	h, err := m.runtime.Get(name)
 	if err != nil {
 		return oci.Handler{Name: name, Root: filepath.Join(m.opt.State, "oci", filepath.Base(name)), Err: err}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -36,6 +37,7 @@ type CreateOptions struct {
 	Bundle        string
 	PidFile       string
 	ConsoleSocket string
+	Console       *os.File // connected socket that gets the pty's master if there is one, instead of ConsoleSocket
 	PreserveFDs   int
 	NoFile        uint64 // soft RLIMIT_NOFILE the runtime was started with; 0: not known
 	NoPivot       bool   // ignored: the old root is never reachable
@@ -58,6 +60,7 @@ type creation struct {
 	meta    string // listenerMetadata of the seccomp profile
 	rdt     *resctrl.Plan
 	child   *child
+	begun   bool // hooks may have run: poststop is due even if create fails (runtime.md, "Lifecycle", 12, 13)
 }
 
 // Create makes a container up to the point where only its program is missing. On error nothing is left.
@@ -96,6 +99,9 @@ func (c *creation) read() error {
 	if c.config, err = plan.Parse(text); err != nil {
 		return err
 	}
+	if err := checkLabels(c.config.Process, c.config.Linux.MountLabel); err != nil {
+		return err
+	}
 	c.spaces, err = c.config.Spaces()
 	return err
 }
@@ -103,10 +109,14 @@ func (c *creation) read() error {
 // claim takes the id and writes down what would have to be removed if this process ended now.
 func (c *creation) claim() error {
 	var err error
-	if c.sources.console, err = dialConsole(c.opts.ConsoleSocket); err != nil {
+	if c.sources.console, err = openConsole(c.opts.ConsoleSocket, c.opts.Console, c.config.Process.Terminal); err != nil {
 		return err
 	}
-	if c.dir, err = state.Create(c.rt.Root, c.id); err != nil {
+	c.dir, err = state.Create(c.rt.Root, c.id)
+	if errors.Is(err, fs.ErrExist) {
+		return &refusal{c.id, textExist, fs.ErrExist}
+	}
+	if err != nil {
 		return err
 	}
 	c.st = &state.State{ID: c.id, Version: c.config.Version, Bundle: c.opts.Bundle, Rootfs: c.rootfs(), Boot: state.BootID(),
@@ -239,6 +249,7 @@ func (c *creation) send() error {
 
 // await listens to the init until it is ready, and runs hooks when it asks for them.
 func (c *creation) await() error {
+	c.begun = true
 	return c.child.converse(c.rt.warn, func(string) error {
 		doc := c.stateJSON(state.Creating)
 		for _, list := range [...][]hook.Hook{c.plan.Hooks.Prestart, c.plan.Hooks.CreateRuntime} {
@@ -266,7 +277,7 @@ func (c *creation) record() error {
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	c.st.StartTime = start
+	c.st.StartTime, c.st.Dirs = start, cgroup.Directories(c.group)
 	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop
 	if err := c.dir.Write(c.st); err != nil {
@@ -281,6 +292,13 @@ func (c *creation) undo() {
 	defer cancel()
 	if c.child != nil {
 		c.child.kill()
+	}
+	if c.begun {
+		for _, h := range c.plan.Hooks.Poststop {
+			if err := h.Run(c.stateJSON(state.Stopped)); err != nil {
+				c.rt.warn(err.Error())
+			}
+		}
 	}
 	if c.group != nil {
 		c.group.Kill(ctx)
@@ -350,28 +368,6 @@ func writePidFile(name string, pid int) error {
 		return fmt.Errorf("pid file: %w", err)
 	}
 	return os.Rename(tmp, name)
-}
-
-// dialConsole connects to the socket that gets the pty's master; "" gives nil.
-func dialConsole(path string) (*os.File, error) {
-	if path == "" {
-		return nil, nil
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("console socket: %w", err)
-	}
-	defer dir.Close()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: short}); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("console socket %s: %w", path, err)
-	}
-	return os.NewFile(uintptr(fd), path), nil
 }
 
 func closeAll(files []*os.File) {
