@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ type config struct {
 	CDISpecDirs             string
 	BuiltinNetwork          bool
 	RegistryConfig          string
+	PinnedImages            string
 	LogLevel                string
 	StreamAddress           string
 	PidsLimit, LogLineMax   int64
@@ -65,6 +67,7 @@ func (c *config) options() []option {
 		{"builtin_network", "", "use the built-in bridge network while the directory of configurations has none", &c.BuiltinNetwork, nil},
 		{"cdi_spec_dirs", "DIRS", "descriptions of CDI devices; of two that name one device the one in the later directory counts", &c.CDISpecDirs, absolutes},
 		{"registry_config", "DIR", "registry hosts and mirrors, HOST/hosts.toml for each", &c.RegistryConfig, absolute},
+		{"pinned_images", "GLOBS", "images that are reported as pinned, so that kubelet keeps them; globs over full names, separated by commas", &c.PinnedImages, globs},
 		{"log_level", "LEVEL", "debug, info, warn or error; debug includes requests that only read", &c.LogLevel, oneOf("debug", "info", "warn", "error")},
 		{"stream_address", "ADDR", "loopback address and port of exec, attach and port-forward", &c.StreamAddress, stream.CheckAddr},
 		{"pids_limit", "N", "processes and threads a container may have; 0 is no limit", &c.PidsLimit, between(0, 1<<22)},
@@ -176,6 +179,21 @@ func absolutes(s string) error {
 		return absolute(s)
 	}
 	return nil
+}
+
+// globs are patterns of path.Match.
+func globs(s string) error {
+	for _, g := range list(s) {
+		if _, err := path.Match(g, ""); err != nil {
+			return fmt.Errorf("%q: %w: %w", g, fs.ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
+// list takes a list apart that is separated by commas.
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func socket(s string) error {

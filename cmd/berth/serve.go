@@ -89,7 +89,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}})
+	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}, Pinned: list(c.PinnedImages)})
 	if err != nil {
 		return nil, fmt.Errorf("open images in %s: %w", c.Root, err)
 	}
