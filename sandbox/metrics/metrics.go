@@ -3,7 +3,11 @@ package metrics
 import (
 	"slices"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -20,31 +24,80 @@ func (f family) labelKeys() []string {
 	return append([]string{"container", "id", "image", "namespace", "pod"}, f.keys...)
 }
 
-// Of returns the metrics of one container or pod, all with the sample's time. They share memory: a list of label values must
-// not be changed.
+// Numbers of the fields that a snapshot is made of (cri-api runtime.v1; they are the same in PodSandboxMetrics and
+// ContainerMetrics).
+const (
+	fieldID         = 1 // pod_sandbox_id, container_id
+	fieldMetrics    = 2
+	fieldContainers = 3
+
+	metricName      = 1
+	metricTimestamp = 2
+	metricType      = 3
+	metricLabels    = 4
+	metricValue     = 5
+	valueValue      = 1 // UInt64Value
+)
+
+// Message is the metrics of a pod and its containers, encoded. A full node has tens of thousands of metrics: as messages each would
+// be several objects, all walked twice by the encoder. Encoded as they are read they are one slice a pod. The zero value is ready.
+type Message struct {
+	raw, scratch []byte
+}
+
+// Pod adds the pod's own metrics.
+func (m *Message) Pod(s *Sample) { m.raw = appendMetrics(m.raw, s) }
+
+// Container adds the metrics of one of its containers.
+func (m *Message) Container(id string, s *Sample) {
+	m.scratch = protowire.AppendTag(m.scratch[:0], fieldID, protowire.BytesType)
+	m.scratch = protowire.AppendString(m.scratch, id)
+	m.scratch = appendMetrics(m.scratch, s)
+	m.raw = protowire.AppendTag(m.raw, fieldContainers, protowire.BytesType)
+	m.raw = protowire.AppendBytes(m.raw, m.scratch)
+}
+
+// Take returns what was added as the pod's message, and begins another. Fields other than the id are in the message as bytes that
+// the encoder passes on (ProtoReflect().GetUnknown()): who wants to look at them in this process has to decode them.
+func (m *Message) Take(pod string) *rt.PodSandboxMetrics {
+	out := &rt.PodSandboxMetrics{PodSandboxId: pod}
+	out.ProtoReflect().SetUnknown(slices.Clone(m.raw))
+	m.raw = m.raw[:0]
+	return out
+}
+
+// Of returns the metrics of one container or pod, all with the sample's time, as messages.
 func Of(s *Sample) []*rt.Metric {
+	var out rt.ContainerMetrics
+	if err := proto.Unmarshal(appendMetrics(nil, s), &out); err != nil {
+		panic(err) // encoded here
+	}
+	return out.Metrics
+}
+
+// appendMetrics encodes the sample's metrics as fields of the message that they are part of.
+func appendMetrics(to []byte, s *Sample) []byte {
 	l := &s.Labels
-	b := builder{at: s.Time.UnixNano(), out: make([]*rt.Metric, 0, 72), common: []string{l.Container, l.ID, l.Image, l.Namespace, l.Pod}}
+	b := builder{out: to}
+	b.common = protowire.AppendTag(b.common, metricTimestamp, protowire.VarintType)
+	b.common = protowire.AppendVarint(b.common, uint64(s.Time.UnixNano()))
+	for _, v := range [...]string{l.Container, l.ID, l.Image, l.Namespace, l.Pod} {
+		b.common = appendLabel(b.common, v)
+	}
 	add := b.add
 	for i := range families {
-		b.f = families[i]
+		b.f = &families[i]
 		b.f.read(s, add)
 	}
 	return b.out
 }
 
-// builder makes messages from slabs: a snapshot of a full node has ten thousand of them.
+// builder encodes one metric after another.
 type builder struct {
-	f      family // the one whose values come
-	at     int64
-	out    []*rt.Metric
-	slab   []entry
-	common []string // values of the labels that all have, shared by the families that have no others
-}
-
-type entry struct {
-	metric rt.Metric
-	value  rt.UInt64Value
+	f      *family // the one whose values come
+	out    []byte
+	common []byte // what is the same in all: time, labels
+	metric []byte // the one being made
 }
 
 // add takes one value of the current family, with the values of the family's own labels.
@@ -52,19 +105,35 @@ func (b *builder) add(v uint64, own ...string) {
 	if len(own) != len(b.f.keys) {
 		return // a metric with other labels than described would be dropped by kubelet
 	}
-	if len(b.slab) == 0 {
-		b.slab = make([]entry, 32)
+	m := protowire.AppendTag(b.metric[:0], metricName, protowire.BytesType)
+	m = protowire.AppendString(m, b.f.name)
+	if b.f.kind != 0 {
+		m = protowire.AppendTag(m, metricType, protowire.VarintType)
+		m = protowire.AppendVarint(m, uint64(b.f.kind))
 	}
-	labels := b.common
-	if len(own) > 0 {
-		labels = slices.Concat(b.common, own)
+	m = append(m, b.common...)
+	for _, l := range own {
+		m = appendLabel(m, l)
 	}
-	e := &b.slab[0]
-	b.slab = b.slab[1:]
-	e.value.Value = v
-	m := &e.metric
-	m.Name, m.Timestamp, m.MetricType, m.LabelValues, m.Value = b.f.name, b.at, b.f.kind, labels, &e.value
-	b.out = append(b.out, m)
+	m = protowire.AppendTag(m, metricValue, protowire.BytesType)
+	if v == 0 { // of a message that is present and empty
+		m = protowire.AppendVarint(m, 0)
+	} else {
+		m = protowire.AppendVarint(m, uint64(1+protowire.SizeVarint(v)))
+		m = protowire.AppendTag(m, valueValue, protowire.VarintType)
+		m = protowire.AppendVarint(m, v)
+	}
+	b.metric = m
+	b.out = protowire.AppendTag(b.out, fieldMetrics, protowire.BytesType)
+	b.out = protowire.AppendBytes(b.out, m)
+}
+
+// appendLabel adds a label's value. A client can't decode a list in which one is not UTF-8, as a name of the kernel's may be.
+func appendLabel(b []byte, v string) []byte {
+	if !utf8.ValidString(v) {
+		v = strings.ToValidUTF8(v, "\uFFFD")
+	}
+	return protowire.AppendString(protowire.AppendTag(b, metricLabels, protowire.BytesType), v)
 }
 
 // device names a block device for a label.
