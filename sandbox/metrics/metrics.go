@@ -78,11 +78,11 @@ func Of(s *Sample) []*rt.Metric {
 // appendMetrics encodes the sample's metrics as fields of the message that they are part of.
 func appendMetrics(to []byte, s *Sample) []byte {
 	l := &s.Labels
-	b := builder{out: to}
+	b := builder{out: to, common: make([]byte, 0, 512)}
 	b.common = protowire.AppendTag(b.common, metricTimestamp, protowire.VarintType)
 	b.common = protowire.AppendVarint(b.common, uint64(s.Time.UnixNano()))
 	for _, v := range [...]string{l.Container, l.ID, l.Image, l.Namespace, l.Pod} {
-		b.common = appendLabel(b.common, v)
+		b.common = protowire.AppendString(append(b.common, tag(metricLabels, protowire.BytesType)), valid(v))
 	}
 	add := b.add
 	for i := range families {
@@ -97,7 +97,6 @@ type builder struct {
 	f      *family // the one whose values come
 	out    []byte
 	common []byte // what is the same in all: time, labels
-	metric []byte // the one being made
 }
 
 // add takes one value of the current family, with the values of the family's own labels.
@@ -105,35 +104,44 @@ func (b *builder) add(v uint64, own ...string) {
 	if len(own) != len(b.f.keys) {
 		return // a metric with other labels than described would be dropped by kubelet
 	}
-	m := protowire.AppendTag(b.metric[:0], metricName, protowire.BytesType)
-	m = protowire.AppendString(m, b.f.name)
+	size := 1 + protowire.SizeBytes(len(b.f.name)) + len(b.common) + 2 // tags of fields below 16 are one byte
 	if b.f.kind != 0 {
-		m = protowire.AppendTag(m, metricType, protowire.VarintType)
-		m = protowire.AppendVarint(m, uint64(b.f.kind))
+		size += 1 + protowire.SizeVarint(uint64(b.f.kind))
+	}
+	for i := range own {
+		own[i] = valid(own[i])
+		size += 1 + protowire.SizeBytes(len(own[i]))
+	}
+	inner := 0 // of the value: a message that is present and empty for 0
+	if v != 0 {
+		inner = 1 + protowire.SizeVarint(v)
+	}
+	m := protowire.AppendVarint(append(b.out, tag(fieldMetrics, protowire.BytesType)), uint64(size+inner))
+	m = protowire.AppendString(append(m, tag(metricName, protowire.BytesType)), b.f.name)
+	if b.f.kind != 0 {
+		m = protowire.AppendVarint(append(m, tag(metricType, protowire.VarintType)), uint64(b.f.kind))
 	}
 	m = append(m, b.common...)
 	for _, l := range own {
-		m = appendLabel(m, l)
+		m = protowire.AppendString(append(m, tag(metricLabels, protowire.BytesType)), l)
 	}
-	m = protowire.AppendTag(m, metricValue, protowire.BytesType)
-	if v == 0 { // of a message that is present and empty
-		m = protowire.AppendVarint(m, 0)
-	} else {
-		m = protowire.AppendVarint(m, uint64(1+protowire.SizeVarint(v)))
-		m = protowire.AppendTag(m, valueValue, protowire.VarintType)
-		m = protowire.AppendVarint(m, v)
+	m = append(m, tag(metricValue, protowire.BytesType), byte(inner))
+	if v != 0 {
+		m = protowire.AppendVarint(append(m, tag(valueValue, protowire.VarintType)), v)
 	}
-	b.metric = m
-	b.out = protowire.AppendTag(b.out, fieldMetrics, protowire.BytesType)
-	b.out = protowire.AppendBytes(b.out, m)
+	b.out = m
 }
 
-// appendLabel adds a label's value. A client can't decode a list in which one is not UTF-8, as a name of the kernel's may be.
-func appendLabel(b []byte, v string) []byte {
-	if !utf8.ValidString(v) {
-		v = strings.ToValidUTF8(v, "\uFFFD")
+// tag is the tag of a field below 16.
+func tag(field protowire.Number, t protowire.Type) byte { return byte(field)<<3 | byte(t) }
+
+// valid makes a label's value what a client can decode: it refuses a whole list in which one is not UTF-8, as a name of the
+// kernel's may be.
+func valid(v string) string {
+	if utf8.ValidString(v) {
+		return v
 	}
-	return protowire.AppendString(protowire.AppendTag(b, metricLabels, protowire.BytesType), v)
+	return strings.ToValidUTF8(v, "\uFFFD")
 }
 
 // device names a block device for a label.
