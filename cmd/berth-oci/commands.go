@@ -16,6 +16,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci/launch"
 	"github.com/berth-runtime/berth/oci/launch/nofile"
+	"github.com/berth-runtime/berth/oci/launch/quick"
 )
 
 func createFlags(f *flag.FlagSet) (o *launch.CreateOptions, pidfd *string) {
@@ -116,6 +117,9 @@ func (a *app) start(ctx context.Context, args []string) (int, error) {
 	rest, err := parse(flags("start"), args, 1)
 	if err != nil {
 		return 1, err
+	}
+	if text := quick.Said(); text != "" {
+		return 1, errors.New(text)
 	}
 	return 0, a.with(rest[0], func(c *launch.Container) error { return c.Start(ctx) })
 }

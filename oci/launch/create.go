@@ -99,6 +99,9 @@ func (c *creation) read() error {
 	if c.config, err = plan.Parse(text); err != nil {
 		return err
 	}
+	if err := checkLabels(c.config.Process, c.config.Linux.MountLabel); err != nil {
+		return err
+	}
 	c.spaces, err = c.config.Spaces()
 	return err
 }
@@ -274,7 +277,7 @@ func (c *creation) record() error {
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	c.st.StartTime = start
+	c.st.StartTime, c.st.Dirs = start, cgroup.Directories(c.group)
 	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop
 	if err := c.dir.Write(c.st); err != nil {

@@ -76,6 +76,9 @@ func (e *execution) check() error {
 	if err := mayExec(s.ID, status, e.opts.IgnorePaused); err != nil {
 		return err
 	}
+	if err := checkLabels(e.opts.Process, ""); err != nil {
+		return err
+	}
 	e.console, err = openConsole(e.opts.ConsoleSocket, e.opts.Console, e.opts.Process.Terminal)
 	return err
 }

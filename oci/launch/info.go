@@ -10,15 +10,13 @@ import (
 
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/plan"
+	"github.com/berth-runtime/berth/oci/launch/seccomp"
 )
 
-// Features says what this runtime on this kernel can do (features.md).
+// Features says what this runtime understands (features.md): whether the host has it too is another question, but for
+// the flags of seccomp filters that this kernel supports.
 func Features() *features.Features {
 	yes, no := true, false
-	_, systemd := os.Stat("/run/systemd/system")
-	_, apparmor := os.Stat("/sys/kernel/security/apparmor")
-	_, selinux := os.Stat("/sys/fs/selinux")
-	hasSystemd, hasAppArmor, hasSELinux := systemd == nil, apparmor == nil, selinux == nil
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -27,19 +25,15 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
 			Capabilities: plan.Capabilities(),
-			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &hasSystemd, SystemdUser: &no, Rdma: &yes},
-			Seccomp: &features.Seccomp{
-				Enabled: &yes,
-				Actions: []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
-					"SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
-				Operators: []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
-				Archs:     []string{"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"},
-			},
-			Apparmor:        &features.Apparmor{Enabled: &hasAppArmor},
-			Selinux:         &features.Selinux{Enabled: &hasSELinux},
-			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
+			Seccomp: &features.Seccomp{Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(),
+				Archs: seccomp.Architectures(), KnownFlags: seccomp.Flags(), SupportedFlags: seccomp.SupportedFlags()},
+			Apparmor:        &features.Apparmor{Enabled: &yes},
+			Selinux:         &features.Selinux{Enabled: &yes},
+			IntelRdt:        &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: plan.MemoryModes(), Flags: plan.MemoryFlags()},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
-			NetDevices:      &features.NetDevices{Enabled: &no},
+			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
 	}
 }

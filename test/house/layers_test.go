@@ -24,6 +24,7 @@ oci/cgroup/systemd < oci/cgroup;
 # The OCI runtime specification.
 github.com/opencontainers/runtime-spec < oci, sandbox/compile;
 golang.org/x/sys < oci/launch/program, oci/launch/spawn;
+oci/launch/quick < cmd/berth-oci;
 oci/launch/nofile < cmd/berth-oci, oci/launch, oci/launch/plan;
 oci/launch/program < oci/launch/hook;
 golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/seccomp;

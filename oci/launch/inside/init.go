@@ -105,6 +105,7 @@ func (b *box) setup() error {
 		return err
 	}
 	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
+	b.warn(grantable(b.prog.Process.Security.Caps)...)
 	return b.root.home(&b.prog.Process)
 }
 

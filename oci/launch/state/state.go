@@ -39,7 +39,8 @@ type State struct {
 	Boot        string            `json:"boot"`
 	Bundle      string            `json:"bundle"`
 	Rootfs      string            `json:"rootfs"`
-	Cgroup      string            `json:"cgroup"` // as in cgroupsPath; "" when the container has none of its own
+	Cgroup      string            `json:"cgroup"`         // as in cgroupsPath; "" when the container has none of its own
+	Dirs        []string          `json:"dirs,omitempty"` // the cgroup's directories in all hierarchies
 	Systemd     bool              `json:"systemd,omitempty"`
 	Created     time.Time         `json:"created"`
 	Owner       string            `json:"owner"`

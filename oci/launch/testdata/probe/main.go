@@ -50,6 +50,24 @@ func main() {
 		line, _ := json.Marshal(map[string]any{"State": json.RawMessage(state), "Env": strings.Join(os.Environ(), " "), "Pid": os.Getpid(), "Hostname": host, "Cwd": wd})
 		f, _ := os.OpenFile(os.Args[2], os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 		fmt.Fprintf(f, "%s\n", line)
+	case "agent":
+		n, _ := strconv.Atoi(os.Args[2])
+		agent(n)
+	case "personality":
+		// asks three times; the errno of each
+		for i, p := range []uint32{0, 8, 0xffffffff} {
+			_, _, e := unix.RawSyscall(unix.SYS_PERSONALITY, uintptr(p), 0, 0)
+			fmt.Printf("%d:%d%s", p, int(e), []string{" ", " ", "\n"}[i])
+		}
+	case "stat":
+		for _, name := range os.Args[2:] {
+			var st unix.Stat_t
+			if err := unix.Lstat(name, &st); err != nil {
+				fmt.Println(name, err)
+				continue
+			}
+			fmt.Println(name, st.Uid, st.Gid)
+		}
 	case "clocks":
 		now := map[string]int64{}
 		for name, id := range map[string]int32{"monotonic": unix.CLOCK_MONOTONIC, "boottime": unix.CLOCK_BOOTTIME} {
