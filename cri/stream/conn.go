@@ -32,11 +32,11 @@ func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if !ok {
 		return nil, nil, fmt.Errorf("take over connection: %w", http.ErrNotSupported)
 	}
-	raw, rw, err := h.Hijack()
+	under, rw, err := h.Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	conn := &watchedConn{Conn: raw, gone: w.gone}
+	conn := &watchedConn{Conn: under, gone: w.gone}
 	context.AfterFunc(w.ctx, func() { conn.Close() })
 	// ends when the session does.
 	go conn.watch(w.ctx)
@@ -64,11 +64,11 @@ type watchedConn struct {
 
 // watch asks the socket whether the peer has closed (POLLRDHUP, poll(2)), which does not take reading what came before.
 func (c *watchedConn) watch(ctx context.Context) {
-	sc, ok := c.Conn.(syscall.Conn)
+	sc, ok := raw(c.Conn).(syscall.Conn)
 	if !ok {
 		return
 	}
-	raw, err := sc.SyscallConn()
+	sock, err := sc.SyscallConn()
 	if err != nil {
 		return
 	}
@@ -81,7 +81,7 @@ func (c *watchedConn) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		closed := false
-		err := raw.Control(func(fd uintptr) {
+		err := sock.Control(func(fd uintptr) {
 			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 			n, _ := unix.Poll(p, 0)
 			closed = n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0

@@ -22,6 +22,8 @@ type session struct {
 	cmd  []string
 	exec bool
 	opts remotecommand.Options
+
+	forwards *places // of connections, for port-forward
 }
 
 // ExecInContainer implements remotecommand.Executor. An exit code other than 0 is an error of type exec.ExitError.
@@ -48,6 +50,10 @@ func (x session) AttachContainer(_ context.Context, _, _, _ string, in io.Reader
 // PortForward implements portforward.PortForwarder for one connection to one port. Only a connection that can't be
 // made is an error: clients give up the whole session when they are told of one.
 func (x session) PortForward(_ context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
+	if !x.forwards.take() {
+		return fmt.Errorf("%w: %d connections are forwarded in this session, as many as may be", ErrBusy, maxForwards)
+	}
+	defer x.forwards.give()
 	conn, err := x.rt.Dial(x.ctx, x.id, port)
 	if err != nil {
 		return err
