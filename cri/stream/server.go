@@ -254,11 +254,11 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	switch req := request.(type) {
 	case *rt.ExecRequest:
-		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId, cmd: req.Cmd, exec: true,
+		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId, cmd: req.Cmd, exec: true, over: ww.over,
 			opts: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}})
 		s.opt.Log.Debug("exec session over", "container", req.ContainerId, "duration", time.Since(began))
 	case *rt.AttachRequest:
-		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId,
+		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId, over: ww.over,
 			opts: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}})
 		s.opt.Log.Debug("attach session over", "container", req.ContainerId, "duration", time.Since(began))
 	case *rt.PortForwardRequest:

@@ -22,6 +22,7 @@ type session struct {
 	cmd  []string
 	exec bool
 	opts remotecommand.Options
+	over func() // to be called when exec or attach is done
 
 	forwards *places // of connections, for port-forward
 }
@@ -86,6 +87,7 @@ func (x session) run(s streams) (int, error) {
 			defer w.Close()
 		}
 	}
+	defer x.over()
 	if !x.exec {
 		err := x.rt.Attach(x.ctx, x.id, sandbox.AttachRequest{Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
 		return 0, err
