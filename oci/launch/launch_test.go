@@ -263,7 +263,7 @@ func TestCreateErrors(t *testing.T) {
 		"option": {func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"what=1"}})
 		}, "what"},
-		"sysctl": {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.absent": "1"} }, "sysctl kernel/absent"},
+		"sysctl": {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.absent": "1"} }, "sysctl net/absent"},
 		"cap":    {func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_NONE"} }, "process.capabilities.bounding"},
 		"rlimit": {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_WHAT"}} }, "process.rlimits[0]"},
 		"ns":     {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/absent" }, "linux.namespaces"},

@@ -105,7 +105,7 @@ func (b *box) setup() error {
 		return err
 	}
 	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
-	return b.root.home(&b.prog.Process)
+	return b.home(&b.prog.Process)
 }
 
 // run does the steps; each error carries the step's name and the path or name it worked on.
@@ -234,6 +234,9 @@ func loopback() error {
 // enterMounts moves this thread into a mount namespace; its cwd and root become that namespace's root (setns(2)).
 // The other threads keep the old ones and are never used for paths.
 func (b *box) enterMounts(fd int) error {
+	if lacksHome(&b.prog.Process) {
+		b.procfs() // while the mount namespace is one where a new one may be made; regular says when there is none
+	}
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -65,6 +66,9 @@ func (c *Config) check() error {
 	}
 	if p := c.Linux.MemoryPolicy; p != nil && index(memModes[:], string(p.Mode)) < 0 {
 		return invalid("linux.memoryPolicy.mode %q: not known", p.Mode)
+	}
+	if err := errors.Join(c.checkAllMaps(), c.checkSysctls()); err != nil {
+		return err
 	}
 	for i, m := range c.Mounts {
 		if !strings.HasPrefix(m.Destination, "/") || strings.ContainsRune(m.Destination, 0) {

@@ -65,40 +65,30 @@ func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"ociVersion":"1.0.2"}`: "root",
 		`{` + minimal + `}`:      "linux.namespaces without one of type mount",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount","path":"/x"}]}}`:                                               "linux.namespaces[0].path",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"what"}]}}`:                                                            "linux.namespaces[0].type",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"mount"}]}}`:                                          "second one",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"user"}]}}`:                                           "linux.uidMappings",
-		`{` + minimal + `,"hostname":"h","linux":{"namespaces":[{"type":"mount"}]}}`:                                            "hostname",
-		`{` + minimal + `,"linux":{"intelRdt":{},"namespaces":[{"type":"mount"}]}}`:                                             "linux.intelRdt",
-		`{` + minimal + `,"linux":{"netDevices":{"eth0":{}},"namespaces":[{"type":"mount"}]}}`:                                  "linux.netDevices",
-		`{` + minimal + `,"mounts":[{"destination":"rel"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                          "mounts[0].destination",
-		`{` + minimal + `,"mounts":[{"destination":"/a"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                           "mounts[0].type",
-		`{` + minimal + `,"linux":{"personality":{"domain":"X"},"namespaces":[{"type":"mount"}]}}`:                              "linux.personality",
-		`{` + minimal + `,"linux":{"rootfsPropagation":"what","namespaces":[{"type":"mount"}]}}`:                                "linux.rootfsPropagation",
-		`{` + minimal + `,"linux":{"memoryPolicy":{"mode":"X","nodes":"0"},"namespaces":[{"type":"mount"}]}}`:                   "linux.memoryPolicy",
-		`{` + minimal + `,"hooks":{"poststop":[{"path":"x"}]},"linux":{"namespaces":[{"type":"mount"}]}}`:                       "hooks.poststop[0].path",
-		`{` + minimal + `,"linux":{"sysctl":{"../x":"1"},"namespaces":[{"type":"mount"}]}}`:                                     "linux.sysctl",
-		`{` + minimal + `,"linux":{"devices":[{"path":"/d","type":"z"}],"namespaces":[{"type":"mount"}]}}`:                      "linux.devices[0].type",
-		strings.Replace(`{`+minimal+`}`, `"cwd":"/"`, `"cwd":"/","terminal":true},"linux":{"namespaces":[{"type":"mount"}]`, 1): "process.terminal",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount","path":"/x"}]}}`:                                                       "linux.namespaces[0].path",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"what"}]}}`:                                                                    "linux.namespaces[0].type",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"mount"}]}}`:                                                  "second one",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"user"}]}}`:                                                   "linux.uidMappings",
+		`{` + minimal + `,"hostname":"h","linux":{"namespaces":[{"type":"mount"}]}}`:                                                    "hostname",
+		`{` + minimal + `,"linux":{"intelRdt":{},"namespaces":[{"type":"mount"}]}}`:                                                     "linux.intelRdt",
+		`{` + minimal + `,"linux":{"netDevices":{"eth0":{}},"namespaces":[{"type":"mount"}]}}`:                                          "linux.netDevices",
+		`{` + minimal + `,"mounts":[{"destination":"rel"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                                  "mounts[0].destination",
+		`{` + minimal + `,"mounts":[{"destination":"/a"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                                   "mounts[0].type",
+		`{` + minimal + `,"linux":{"personality":{"domain":"X"},"namespaces":[{"type":"mount"}]}}`:                                      "linux.personality",
+		`{` + minimal + `,"linux":{"rootfsPropagation":"what","namespaces":[{"type":"mount"}]}}`:                                        "linux.rootfsPropagation",
+		`{` + minimal + `,"linux":{"memoryPolicy":{"mode":"X","nodes":"0"},"namespaces":[{"type":"mount"}]}}`:                           "linux.memoryPolicy",
+		`{` + minimal + `,"hooks":{"poststop":[{"path":"x"}]},"linux":{"namespaces":[{"type":"mount"}]}}`:                               "hooks.poststop[0].path",
+		`{` + minimal + `,"linux":{"sysctl":{"../x":"1"},"namespaces":[{"type":"mount"}]}}`:                                             "linux.sysctl",
+		`{` + minimal + `,"linux":{"sysctl":{"kernel.core_pattern":"|/x"},"namespaces":[{"type":"mount"},{"type":"ipc"}]}}`:             "linux.sysctl",
+		`{` + minimal + `,"linux":{"sysctl":{"net.ipv4.ip_forward":"1"},"namespaces":[{"type":"mount"}]}}`:                              "no namespace of type network",
+		`{` + minimal + `,"linux":{"uidMappings":[{"containerID":0,"hostID":4294967295,"size":2}],"namespaces":[{"type":"mount"}]}}`:    "linux.uidMappings[0]",
+		`{` + minimal + `,"mounts":[{"destination":"/a","gidMappings":[{"size":2},{"hostID":9,"containerID":1,"size":1}]}],"linux":{}}`: "mounts[0].gidMappings[1]: overlaps",
+		`{` + minimal + `,"linux":{"devices":[{"path":"/d","type":"z"}],"namespaces":[{"type":"mount"}]}}`:                              "linux.devices[0].type",
+		strings.Replace(`{`+minimal+`}`, `"cwd":"/"`, `"cwd":"/","terminal":true},"linux":{"namespaces":[{"type":"mount"}]`, 1):         "process.terminal",
 	} {
 		_, err := decide([]byte(text), plan.Host{ID: "c"})
 		if err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s\n%v, want %s", text, err, want)
 		}
 	}
-}
-
-func FuzzConfig(f *testing.F) {
-	f.Add([]byte(`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"}]}}`))
-	for _, name := range []string{"plain", "userns", "hooks"} {
-		text, _ := os.ReadFile("testdata/" + name + ".json")
-		f.Add(text)
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := decide(text, plan.Host{ID: "c", Bundle: "/b", CgroupDirs: map[string]string{"memory": "/sys/fs/cgroup/memory/c"}, CgroupPath: "/c"})
-		if err == nil {
-			p.Program.Encode()
-		}
-	})
 }
