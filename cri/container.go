@@ -122,9 +122,14 @@ func (c containers) ReopenContainerLog(ctx context.Context, req *rt.ReopenContai
 	return &rt.ReopenContainerLogResponse{}, nil
 }
 
-// GetContainerEvents sends what happens to containers and pods from now on, until the client goes.
+// GetContainerEvents sends what happens to containers and pods from now on, until the client goes. The headers are sent
+// at once: they tell a client from when on it misses nothing.
 func (c containers) GetContainerEvents(_ *rt.GetEventsRequest, to grpc.ServerStreamingServer[rt.ContainerEventResponse]) error {
-	for event := range c.m.Events(to.Context()) {
+	events := c.m.Events(to.Context())
+	if err := to.SendHeader(nil); err != nil {
+		return err
+	}
+	for event := range events {
 		if err := to.Send(event); err != nil {
 			return err
 		}

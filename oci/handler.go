@@ -20,6 +20,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,6 +41,37 @@ type Handler struct {
 	Native        bool     // it is berth-oci: its state directory is ours to read
 	SystemdCgroup bool     // cgroupsPath is slice:prefix:name
 	Args          []string // more global arguments
+
+	// NoHostDevices keeps the host's devices out of privileged containers.
+	NoHostDevices bool
+	// PodAnnotations and ContainerAnnotations are the keys of annotations that the runtime is given (AnnotationsFor).
+	PodAnnotations, ContainerAnnotations []string
+
+	Able Abilities // what Discover found
+	Err  error     // why the runtime can't be used
+}
+
+// AnnotationsFor are the annotations of a pod and a container that the handler's configuration lets through to the runtime: a
+// runtime may take annotations as orders, so none goes there unless its key is listed. An entry is a key, or the beginning of
+// keys followed by "*". The container's win over the pod's.
+func (h Handler) AnnotationsFor(pod, container map[string]string) map[string]string {
+	out := map[string]string{}
+	pick := func(from map[string]string, keys []string) {
+		for k, v := range from {
+			if slices.ContainsFunc(keys, func(key string) bool {
+				prefix, open := strings.CutSuffix(key, "*")
+				return k == key || open && strings.HasPrefix(k, prefix)
+			}) {
+				out[k] = v
+			}
+		}
+	}
+	pick(pod, h.PodAnnotations)
+	pick(container, h.ContainerAnnotations)
+	if len(out) == 0 {
+		return nil
+	}
+	return out
 }
 
 // ExecArgs describe a process to run in a container.
@@ -83,6 +116,11 @@ func (h Handler) ExecArgv(x ExecArgs) []string {
 	return append(argv, x.ID)
 }
 
+// TakesCgroup reports whether exec takes this argument of --cgroup. There is no feature for it: runtimes are known by name.
+func (h Handler) TakesCgroup(arg string) bool {
+	return h.Native || h.Able.ExecController || h.Able.ExecCgroup && !strings.Contains(arg, ":")
+}
+
 // Start executes the program of a created container. An error tells why it could not be executed.
 func (h Handler) Start(ctx context.Context, id string) error {
 	if !h.Native {
@@ -113,6 +151,13 @@ func (h Handler) Start(ctx context.Context, id string) error {
 func (h Handler) Delete(ctx context.Context, id string) error {
 	if h.Native {
 		return h.deleteNative(ctx, id)
+	}
+	if h.Path == "" {
+		// No longer configured: the state is all that is left of a container whose processes and cgroup the caller removes.
+		if h.Root == "" {
+			return nil
+		}
+		return os.RemoveAll(filepath.Join(h.Root, filepath.Base(id)))
 	}
 	_, err := h.run(ctx, nil, "delete", "--force", id)
 	if err != nil && gone(err) {
@@ -221,7 +266,18 @@ func lastLine(s string) string {
 	if s == "" {
 		return ""
 	}
-	return ": " + s[strings.LastIndexByte(s, '\n')+1:]
+	return ": " + Said(s[strings.LastIndexByte(s, '\n')+1:])
+}
+
+// Said takes the message out of a line that a runtime program has logged: runc writes logfmt, with the message last.
+func Said(line string) string {
+	if _, msg, ok := strings.Cut(line, " level=error msg="); ok {
+		if text, err := strconv.Unquote(msg); err == nil {
+			return text
+		}
+		return msg
+	}
+	return line
 }
 
 // Find looks for a runtime's program: an absolute path, or a name in PATH.

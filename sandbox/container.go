@@ -34,6 +34,7 @@ type Container struct {
 	user *rt.LinuxContainerUser
 	view atomic.Pointer[containerView]
 	exit chan struct{} // closed once view.ended is true
+	end  deadline
 
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
@@ -81,8 +82,6 @@ func containerKey(pod string, md *rt.ContainerMetadata) string {
 	return fmt.Sprintf("%s/%s/%d", pod, md.GetName(), md.GetAttempt())
 }
 
-func (c *Container) key() string { return containerKey(c.pod.id, c.cfg.GetMetadata()) }
-
 // ID returns the container's id.
 func (c *Container) ID() string { return c.id }
 
@@ -123,6 +122,7 @@ func (c *Container) finish(end containerView) bool {
 		next.finishedAt = max(next.finishedAt, next.startedAt)
 		if c.view.CompareAndSwap(old, &next) {
 			close(c.exit)
+			c.end.never()
 			return true
 		}
 	}

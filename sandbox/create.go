@@ -114,6 +114,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err != nil {
 		return err
 	}
+	spec.Annotations = c.pod.handler.AnnotationsFor(c.pod.cfg.GetAnnotations(), c.cfg.GetAnnotations())
 	if err := cdi.Apply(spec, c.m.opt.CDIDirs, k.cdi); err != nil {
 		return err
 	}
@@ -126,11 +127,15 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 		return err
 	}
 	op.At("run " + c.pod.handler.Name + " create")
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return err
 	}
-	res, _, err := mon.Run(ctx, k.spawn(), nil)
+	s := k.spawn()
+	if err := k.wrap(&s); err != nil {
+		return err
+	}
+	res, _, err := mon.Run(ctx, s, nil)
 	if err != nil {
 		return fmt.Errorf("%s create: %w", c.pod.handler.Name, err)
 	}
@@ -164,7 +169,7 @@ func (k *creation) holdImage() error {
 func (k *creation) gather() error {
 	c, cfg := k.c, k.img.Config
 	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.Compile,
-		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native},
+		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native, NoHostDevices: c.pod.handler.NoHostDevices},
 		Image:   compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
 	for path := range cfg.Volumes {
 		k.in.Image.Volumes = append(k.in.Image.Volumes, path)
@@ -188,6 +193,7 @@ func (k *creation) gather() error {
 	if err := k.imageVolumes(); err != nil {
 		return fmt.Errorf("%w: %w", ErrImageVolume, err)
 	}
+	k.mergeImages()
 	if err := k.anonymousVolumes(); err != nil {
 		return err
 	}
@@ -332,13 +338,15 @@ func (k *creation) paths() (compile.Paths, error) {
 		Hosts: filepath.Join(p.dir(), "hosts"), CgroupsPath: cg,
 		Lower: k.img.Layers, Upper: filepath.Join(c.dir(), "upper"), Work: filepath.Join(c.dir(), "work"),
 	}
-	opt := p.cfg.options()
-	if !p.cfg.hostNetwork() {
-		paths.UTS = filepath.Join(p.nsDir(), "uts")
-	}
-	if opt.GetIpc() != rt.NamespaceMode_NODE {
+	if opt := p.cfg.options(); opt.GetIpc() != rt.NamespaceMode_NODE {
 		paths.IPC = filepath.Join(p.nsDir(), "ipc")
 		paths.Shm = "/proc/self/fd/3" // the first held descriptor, see spawn
+	}
+	if !p.handler.Native {
+		k.foreignPaths(&paths)
+	}
+	if !p.cfg.hostNetwork() {
+		paths.UTS = filepath.Join(p.nsDir(), "uts")
 	}
 	if p.cfg.userNS() {
 		paths.User = filepath.Join(p.nsDir(), "user")

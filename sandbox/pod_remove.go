@@ -49,6 +49,10 @@ func (p *Pod) stop(ctx context.Context, op *operation.Operation) error {
 	if was {
 		p.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, p.id)
 	}
+	op.At("ask the monitor")
+	if err := p.condemn(ctx); err != nil {
+		return err
+	}
 	op.At("kill containers")
 	if err := killContainers(ctx, p); err != nil {
 		return err
@@ -103,6 +107,9 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 	}
 	if err := clearCgroup(ctx, p); err != nil {
 		return fmt.Errorf("remove pod cgroup: %w", err)
+	}
+	if err := removeEmpty(p.rootsDir()); err != nil {
+		return err
 	}
 	return removeAll(p.state())
 }

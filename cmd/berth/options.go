@@ -31,12 +31,6 @@ type config struct {
 	Handlers                []handler
 }
 
-// handler is a foreign OCI runtime, [handlers.NAME] in the file.
-type handler struct {
-	Name, Path string
-	Args       []string
-}
-
 // option is one setting: a flag and a key of the configuration file. This table is the only place that knows them:
 // flags, file, help and "berth config" are made from it.
 type option struct {
@@ -158,7 +152,10 @@ func flagHelp() string {
 		}
 		fmt.Fprintf(&b, "  %-30s %s%s\n", strings.TrimSpace("--"+o.flag()+" "+o.arg), o.help, def)
 	}
-	b.WriteString("\nOther OCI runtimes are named in the file only: [handlers.NAME] with path = FILE and args = [...].\n")
+	b.WriteString("\nOther OCI runtimes are named in the file only, [handlers.NAME] with these keys:\n\n")
+	for _, o := range new(handler).options() {
+		fmt.Fprintf(&b, "  %-32s %s\n", o.key, o.help)
+	}
 	return b.String()
 }
 

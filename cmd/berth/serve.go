@@ -20,7 +20,6 @@ import (
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/netplugin"
-	"github.com/berth-runtime/berth/oci"
 	"github.com/berth-runtime/berth/sandbox"
 )
 
@@ -127,16 +126,6 @@ func (d *daemon) close(ctx context.Context) error {
 	err := errors.Join(d.server.Close(ctx), d.pods.Close(ctx))
 	d.images.Close()
 	return err
-}
-
-// handlers are the runtimes; the native one comes first, which makes it the default.
-func (c *config) handlers(systemd bool) []oci.Handler {
-	root := func(name string) string { return filepath.Join(c.State, "oci", name) }
-	out := []oci.Handler{{Name: native, Path: c.OCIBin, Root: root(native), Native: true, SystemdCgroup: systemd}}
-	for _, h := range c.Handlers {
-		out = append(out, oci.Handler{Name: h.Name, Path: h.Path, Args: h.Args, Root: root(h.Name), SystemdCgroup: systemd})
-	}
-	return out
 }
 
 // systemd reports whether cgroups are made through systemd. With cgroup v1 that brings nothing but trouble.

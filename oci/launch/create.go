@@ -19,6 +19,7 @@ import (
 	"github.com/berth-runtime/berth/oci/launch/hook"
 	"github.com/berth-runtime/berth/oci/launch/plan"
 	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 	"github.com/berth-runtime/berth/oci/launch/spawn"
 	"github.com/berth-runtime/berth/oci/launch/state"
 )
@@ -55,6 +56,7 @@ type creation struct {
 	exe     *os.File
 	sources opened
 	meta    string // listenerMetadata of the seccomp profile
+	rdt     *resctrl.Plan
 	child   *child
 }
 
@@ -109,6 +111,9 @@ func (c *creation) claim() error {
 	}
 	c.st = &state.State{ID: c.id, Version: c.config.Version, Bundle: c.opts.Bundle, Rootfs: c.rootfs(), Boot: state.BootID(),
 		Cgroup: c.cgroupPath(), Systemd: c.rt.Systemd, Created: time.Now().UTC(), Owner: "root", Annotations: c.config.Annotations}
+	if err := c.reserve(); err != nil {
+		return err
+	}
 	if err := c.dir.Write(c.st); err != nil {
 		return err
 	}
@@ -165,7 +170,7 @@ func (c *creation) clone() error {
 		}
 	}
 	var err error
-	if c.exe, err = openExe(); err != nil {
+	if c.exe, err = c.rt.openExe(c.spaces.User != "" || c.spaces.New&unix.CLONE_NEWUSER != 0); err != nil {
 		return err
 	}
 	entry, err := c.group.Entry()
@@ -181,6 +186,9 @@ func (c *creation) clone() error {
 		req.NewUser = true
 		req.Maps = func(pid int) error { return writeMaps(pid, c.spaces.UIDs, c.spaces.GIDs) }
 	}
+	if c.spaces.Offsets != "" {
+		req.Offsets = func(pid int) error { return writeOffsets(pid, c.spaces.Offsets) }
+	}
 	files, err := c.join(req)
 	defer closeAll(files)
 	if err != nil {
@@ -189,34 +197,6 @@ func (c *creation) clone() error {
 	c.child, err = startInit(req, c.opts.PreserveFDs)
 	runtime.KeepAlive(entry)
 	return err
-}
-
-// join opens the namespaces to be joined.
-func (c *creation) join(req *spawn.Request) ([]*os.File, error) {
-	var files []*os.File
-	open := func(path string) (*os.File, error) {
-		f, err := os.OpenFile(path, os.O_RDONLY, 0)
-		if err == nil {
-			files = append(files, f)
-		}
-		return f, err
-	}
-	if c.spaces.User != "" {
-		f, err := open(c.spaces.User)
-		if err != nil {
-			return files, fmt.Errorf("linux.namespaces: user: %w", err)
-		}
-		req.User = f
-	}
-	for _, s := range c.spaces.Join {
-		f, err := open(s.Path)
-		if err != nil {
-			return files, fmt.Errorf("linux.namespaces: %w", err)
-		}
-		req.Join = append(req.Join, spawn.Join{FD: int(f.Fd()), Kind: s.Kind})
-		req.Fork = req.Fork || s.Kind == unix.CLONE_NEWPID
-	}
-	return files, nil
 }
 
 // decide makes the plan and opens what it names of the host.
@@ -232,6 +212,9 @@ func (c *creation) decide() error {
 	if c.plan, err = c.config.Container(host, c.spaces); err != nil {
 		return err
 	}
+	for _, text := range c.config.Warnings {
+		c.rt.warn(text)
+	}
 	c.plan.Program.Process.Security.Filter, c.meta = f.code, f.metadata
 	if c.opts.NoNewKeyring {
 		c.plan.Program.Setup = c.plan.Program.Setup[1:]
@@ -245,6 +228,9 @@ func (c *creation) send() error {
 		return err
 	}
 	c.st.Pid = c.child.pid()
+	if err := c.furnish(); err != nil {
+		return err
+	}
 	c.group.Settle()
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))
 	c.plan.Program.Process.Security.NotifyState = notifyState(c.st, c.st.Pid, c.meta)
@@ -281,6 +267,7 @@ func (c *creation) record() error {
 		return fmt.Errorf("init: %w", err)
 	}
 	c.st.StartTime = start
+	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop
 	if err := c.dir.Write(c.st); err != nil {
 		return err
@@ -298,6 +285,9 @@ func (c *creation) undo() {
 	if c.group != nil {
 		c.group.Kill(ctx)
 		c.group.Remove(ctx)
+	}
+	if c.rdt != nil {
+		resctrl.Remove(c.rdt.Remove)
 	}
 	if c.dir != nil {
 		c.dir.Remove()

@@ -180,7 +180,7 @@ func TestLife(t *testing.T) {
 	b.status("paused")
 	b.must("resume", b.id)
 	b.must("kill", b.id, "KILL")
-	for i := 0; i < 50 && !strings.Contains(b.must("state", b.id).out, "stopped"); i++ {
+	for end := time.Now().Add(time.Minute); !strings.Contains(b.must("state", b.id).out, "stopped") && time.Now().Before(end); {
 		time.Sleep(50 * time.Millisecond)
 	}
 	b.status("stopped")
@@ -264,7 +264,7 @@ func TestCreateErrors(t *testing.T) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"what=1"}})
 		}, "what"},
 		"sysctl": {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.absent": "1"} }, "sysctl net/absent"},
-		"cap":    {func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_NONE"} }, "process.capabilities.bounding"},
+		"rdt":    {func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "../x"} }, "linux.intelRdt"},
 		"rlimit": {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_WHAT"}} }, "process.rlimits[0]"},
 		"ns":     {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/absent" }, "linux.namespaces"},
 		"nsfile": {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/self/ns/uts" }, "join namespace network"},

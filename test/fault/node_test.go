@@ -94,7 +94,7 @@ func (l *place) reached(step string, n int) {
 
 func (l *place) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(3 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(3 * time.Millisecond) {
 		if time.Now().After(end) {
 			l.t.Fatalf("waited in vain: %s", what)
 		}
@@ -174,7 +174,7 @@ func cmdline(pid int) string {
 func (l *place) nothingLeft() {
 	l.t.Helper()
 	var left []string
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if left = l.left(); len(left) == 0 {
 			return
 		}
@@ -274,7 +274,7 @@ func (n *node) open() {
 
 // close removes the pods there are and ends the manager.
 func (n *node) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, p := range n.ListPods(nil) {
 		if p, err := n.Pod(p.Id); err == nil {

@@ -28,9 +28,11 @@ oci/launch/nofile < cmd/berth-oci, oci/launch, oci/launch/plan;
 oci/launch/program < oci/launch/hook;
 golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/seccomp;
 oci/launch/hook, oci/launch/seccomp < oci/launch/inside;
-oci/launch/hook, oci/cgroup < oci/launch/state;
+golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/resctrl;
+oci/launch/hook, oci/launch/resctrl, oci/cgroup < oci/launch/state;
 github.com/opencontainers/runtime-spec, oci/cgroup, oci/launch/hook < oci/launch/plan;
-oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/cgroup < oci/launch;
+golang.org/x/sys < oci/launch/netdevice;
+oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/launch/netdevice, oci/cgroup < oci/launch;
 oci, oci/launch < cmd/berth-oci;
 oci/launch < oci;
 

@@ -23,6 +23,9 @@ func (b *box) finish() error {
 		name string
 		do   func() error
 	}{
+		{"descriptors", func() error { // before any filter: profiles older than Linux 5.9 do not know close_range(2)
+			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
+		}},
 		{"schedule", func() error { return schedule(&p.Schedule) }},
 		{"cpu affinity", func() error { return affinity(p.Affinity) }},
 		{"cwd " + p.Cwd, func() error { return b.root.chdir(p.Cwd) }},
@@ -35,14 +38,15 @@ func (b *box) finish() error {
 		{"capabilities", func() error { return capabilities(p.Security.Caps) }},
 		{"no_new_privs", func() error { return noNewPrivs(p.Security.NoNewPrivs) }},
 		{"seccomp", func() error { return b.seccomp(p.Security.NoNewPrivs) }},
-		{"close descriptors", func() error {
-			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
-		}},
 	}
 	for i := range steps {
 		if err := steps[i].do(); err != nil {
 			return fmt.Errorf("%s: %w", steps[i].name, err)
 		}
+	}
+	// startContainer hooks are programs of the container's: they get no more than its process does.
+	if err := b.run(b.prog.Finish); err != nil {
+		return err
 	}
 	return execute(p)
 }
@@ -214,6 +218,9 @@ func (b *box) seccomp(now bool) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if s.Notify < 0 {
+		return fmt.Errorf("nobody to notify: %w", os.ErrInvalid)
+	}
 	return unix.Sendmsg(b.slots[s.Notify], s.NotifyState, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
 }
 

@@ -44,24 +44,3 @@ func same(a, b string) bool {
 	}
 	return a == b
 }
-
-// FuzzNumbers: lists of CPUs and memory nodes come out in order, bounded, without surprises in size.
-func FuzzNumbers(f *testing.F) {
-	for _, s := range []string{"0-3,7", "5", "0-65535", "3,1,2", "1-0", "-1", "", "0-4095,0-4095"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, list string) {
-		n, err := numbers(list)
-		if err != nil {
-			return
-		}
-		if len(n) == 0 || len(n) > 4096 {
-			t.Fatalf("%q: %d numbers", list, len(n))
-		}
-		for i := range n {
-			if n[i] > 65535 || i > 0 && n[i] < n[i-1] {
-				t.Fatalf("%q: %v", list, n)
-			}
-		}
-	})
-}

@@ -3,7 +3,6 @@ package plan
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -16,7 +15,8 @@ import (
 // Config is a config.json with its seccomp section left alone.
 type Config struct {
 	specs.Spec
-	Linux Linux `json:"linux"`
+	Linux    Linux    `json:"linux"`
+	Warnings []string `json:"-"` // what is not as the config says and need not stop the container
 }
 
 // Linux is the section of that name.
@@ -51,8 +51,7 @@ func (c *Config) check() error {
 		set  bool
 		name string
 	}{
-		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"},
-		{c.Linux.IntelRdt != nil, "linux.intelRdt"}, {len(c.Linux.NetDevices) > 0, "linux.netDevices"}, {len(c.Linux.TimeOffsets) > 0, "linux.timeOffsets"},
+		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"}, {c.FreeBSD != nil, "freebsd"},
 	} {
 		if refused.set {
 			return unsupported(refused.name)
@@ -64,18 +63,31 @@ func (c *Config) check() error {
 	if p := c.Linux.RootfsPropagation; p != "" && propagationWord(p) == 0 {
 		return invalid("linux.rootfsPropagation %q: not known", p)
 	}
-	if p := c.Linux.MemoryPolicy; p != nil && index(memModes[:], string(p.Mode)) < 0 {
-		return invalid("linux.memoryPolicy.mode %q: not known", p.Mode)
+	if name := c.Process.User.Username; name != "" {
+		c.warn("process.user.username %q: of Windows; uid and gid count", name)
 	}
-	if err := errors.Join(c.checkAllMaps(), c.checkSysctls()); err != nil {
+	if err := c.checkAllMaps(); err != nil {
 		return err
 	}
-	for i, m := range c.Mounts {
-		if !strings.HasPrefix(m.Destination, "/") || strings.ContainsRune(m.Destination, 0) {
-			return invalid("mounts[%d].destination %q: not an absolute path", i, m.Destination)
+	return c.checkMounts()
+}
+
+func (c *Config) checkMounts() error {
+	for i := range c.Mounts {
+		m := &c.Mounts[i]
+		if m.Destination == "" || strings.ContainsRune(m.Destination, 0) {
+			return invalid("mounts[%d].destination %q: not a path", i, m.Destination)
+		}
+		if m.Destination[0] != '/' { // allowed still, deprecated (config.md, "Mounts")
+			c.warn("mounts[%d].destination %q: relative, taken from /", i, m.Destination)
+			m.Destination = "/" + m.Destination
 		}
 	}
 	return nil
+}
+
+func (c *Config) warn(format string, args ...any) {
+	c.Warnings = append(c.Warnings, "config.json: "+fmt.Sprintf(format, args...))
 }
 
 // escapedEnv opens an entry of process.env that is not UTF-8 and so cannot stand in JSON; the base64 of its bytes follows. A NUL

@@ -79,7 +79,7 @@ func checkPlan(t *testing.T, p *Plan) {
 	filled := map[int]bool{}
 	for i, s := range p.Program.Setup {
 		switch s.Op {
-		case program.OpFilesystem:
+		case program.OpFilesystem, program.OpTree:
 			if s.Slot < len(p.Sources) || filled[s.Slot] {
 				t.Fatalf("step %d fills slot %d a second time", i, s.Slot)
 			}
@@ -89,7 +89,7 @@ func checkPlan(t *testing.T, p *Plan) {
 				t.Fatalf("step %d attaches slot %d before it is filled", i, s.Slot)
 			}
 		case program.OpSysctl:
-			if sysctlSpace(s.Path) == "" || strings.Contains(s.Path, "..") {
+			if sysctlSpace(s.Path) == 0 || strings.Contains(s.Path, "..") {
 				t.Fatalf("sysctl %s", s.Path)
 			}
 		}
@@ -108,7 +108,7 @@ func FuzzProcess(f *testing.F) {
 		}
 		p := program.Program{Listen: -1, Slots: 1}
 		p.Process.Security.Notify = -1
-		if err := Process(from, &p.Process, program.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: 1, Hard: 2}); err != nil {
+		if _, err := Process(from, &p.Process, program.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: 1, Hard: 2}); err != nil {
 			if !refusal(err) {
 				t.Fatalf("class of %v", err)
 			}

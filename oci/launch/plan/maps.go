@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -45,7 +46,7 @@ func (c *Config) checkAllMaps() error {
 	}
 	all := []list{{"linux.uidMappings", c.Linux.UIDMappings}, {"linux.gidMappings", c.Linux.GIDMappings}}
 	for i, m := range c.Mounts {
-		all = append(all, list{at("mounts", i, "uidMappings"), m.UIDMappings}, list{at("mounts", i, "gidMappings"), m.GIDMappings})
+		all = append(all, list{fmt.Sprintf("mounts[%d].uidMappings", i), m.UIDMappings}, list{fmt.Sprintf("mounts[%d].gidMappings", i), m.GIDMappings})
 	}
 	for _, l := range all {
 		if err := checkMaps(l.field, l.maps); err != nil {

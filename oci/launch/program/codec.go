@@ -70,7 +70,7 @@ func (p *Program) check(c *codec) {
 func (s *Step) slots(n int) bool {
 	second := s.Num >= 0 && s.Num < int64(n)
 	switch s.Op {
-	case OpFilesystem, OpRoot, OpMount, OpCopyUp, OpSetns:
+	case OpFilesystem, OpRoot, OpMount, OpCopyUp, OpSetns, OpTree, OpChroot:
 		return s.Slot >= 0
 	case OpMask:
 		return s.Slot >= 0 && second

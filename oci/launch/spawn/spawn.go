@@ -9,6 +9,7 @@
 //	                                    setns: first what the host's user namespace owns, then user, then the rest
 //	write id maps  <── maps? ─────────  unshare(user)
 //	               ─── one byte ─────>  setresuid 0, unshare(mount, ipc, uts, net, cgroup, time)
+//	write clocks   <── offsets? ──────  (of a new time namespace, which children alone are in)
 //	                                    clone(CLONE_PARENT | NEWPID) where a PID or time namespace asks for it
 //	report pipe: errors, pid  <───────  execveat of a descriptor; the pipe closes by itself
 //
@@ -45,6 +46,7 @@ type Request struct {
 	Fork    bool                // a PID namespace was joined: only a child lives in it
 	Maps    func(pid int) error // writes the id maps of a new user namespace
 	NewUser bool                // make a user namespace; Maps is called
+	Offsets func(pid int) error // sets the clocks of a new time namespace; nil: they stay
 }
 
 // Process is a started child. It is a child of the calling process, whoever of the two clones made it.
@@ -67,6 +69,7 @@ const (
 	stepClone
 	stepPid
 	stepExec
+	stepOffsets
 )
 
 // stepNames is a table; it is never written.
@@ -74,6 +77,7 @@ var stepNames = [...]string{
 	stepCgroup: "enter cgroup", stepJoin: "join namespace", stepJoinUser: "join user namespace",
 	stepNewUser: "make user namespace", stepMaps: "wait for id maps", stepRoot: "become root of the user namespace",
 	stepUnshare: "make namespaces", stepClone: "clone into PID namespace", stepPid: "pid", stepExec: "execute init",
+	stepOffsets: "wait for time offsets",
 }
 
 // Start clones and returns at once; Await tells whether the child got as far as its exec.
@@ -127,8 +131,8 @@ func (p *Process) Await() error {
 			break
 		}
 		switch {
-		case rec.Errno == 0 && rec.Step == stepMaps:
-			if err := p.writeMaps(); err != nil {
+		case rec.Errno == 0 && (rec.Step == stepMaps || rec.Step == stepOffsets):
+			if err := p.assist(rec.Step); err != nil {
 				p.Kill()
 				return err
 			}
@@ -159,8 +163,13 @@ func (p *Process) Kill() {
 	p.Pid, p.first = 0, 0
 }
 
-func (p *Process) writeMaps() error {
-	if err := p.req.Maps(p.first); err != nil {
+// assist does what the child waits for: only a process outside of its new namespaces can.
+func (p *Process) assist(step int32) error {
+	do := p.req.Maps
+	if step == stepOffsets {
+		do = p.req.Offsets
+	}
+	if err := do(p.first); err != nil {
 		return err
 	}
 	_, err := p.maps.Write([]byte{1})

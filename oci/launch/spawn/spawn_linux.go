@@ -33,6 +33,7 @@ type raw struct {
 	join    []Join
 	user    int // descriptor of the user namespace to join, -1
 	newUser bool
+	offsets bool // ask for the clocks of the new time namespace
 	unshare uintptr
 	keep    []int // descriptors that lose close-on-exec
 	report  int   // write end: records of failures and of the second child's pid
@@ -60,6 +61,7 @@ func newRaw(r *Request, argv, envv []*byte) *raw {
 		keep: r.Keep, root: r.NewUser, exe: int(r.Exe.Fd()), empty: &[]byte{0}[0], argv: &argv[0], envv: &envv[0],
 	}
 	w.first.exitSignal = uint64(unix.SIGCHLD)
+	w.offsets = r.Offsets != nil
 	if r.User != nil {
 		w.user, w.root = int(r.User.Fd()), true
 	}
@@ -173,6 +175,9 @@ func namespaces(w *raw) {
 	if _, _, e := syscall.RawSyscall(unix.SYS_UNSHARE, w.unshare, 0, 0); e != 0 {
 		fail(w, stepUnshare, 0, e)
 	}
+	if w.offsets {
+		ask(w, stepOffsets)
+	}
 }
 
 // waitMaps makes the user namespace and waits until the parent has written its id maps.
@@ -184,12 +189,21 @@ func waitMaps(w *raw) {
 	if _, _, e := syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWUSER, 0, 0); e != 0 {
 		fail(w, stepNewUser, 0, e)
 	}
-	r := record{Step: stepMaps}
+	ask(w, stepMaps)
+}
+
+// ask has the parent do something and waits for its word.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+func ask(w *raw, step int) {
+	r := record{Step: int32(step)}
 	syscall.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
 	b := byte(0)
 	n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(w.maps), uintptr(unsafe.Pointer(&b)), 1)
 	if n != 1 {
-		fail(w, stepMaps, 0, e)
+		fail(w, step, 0, e)
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/hook"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 )
 
 // State is the record of one container.
@@ -43,8 +44,11 @@ type State struct {
 	Created     time.Time         `json:"created"`
 	Owner       string            `json:"owner"`
 	Annotations map[string]string `json:"annotations,omitempty"`
-	Seccomp     bool              `json:"seccomp,omitempty"` // the container has a filter
-	Filter      string            `json:"filter,omitempty"`  // cached compiled filter, "": to be made from the config
+	Seccomp     bool              `json:"seccomp,omitempty"`      // the container has a filter
+	Filter      string            `json:"filter,omitempty"`       // cached compiled filter, "": to be made from the config
+	Groups      []string          `json:"resctrl,omitempty"`      // resctrl directories that end with the container
+	Tasks       []string          `json:"resctrlTasks,omitempty"` // resctrl files that take its processes
+	Adopted     bool              `json:"adopted,omitempty"`      // the root is a tree outside of the process's mount namespace
 	Poststart   []hook.Hook       `json:"poststart,omitempty"`
 	Poststop    []hook.Hook       `json:"poststop,omitempty"`
 }
@@ -267,6 +271,9 @@ func (s *State) End(ctx context.Context) error {
 			}
 			unix.Close(fd)
 		}
+	}
+	if err := resctrl.Remove(s.Groups); err != nil {
+		return err
 	}
 	if s.Cgroup == "" {
 		return nil

@@ -34,6 +34,9 @@ import (
 	"github.com/berth-runtime/berth/test/e2e/leak"
 )
 
+// Patience is how long tests wait for what has to come: far more than a busy machine needs.
+const Patience = time.Minute
+
 // Node is the daemon under test and what speaks to it.
 type Node struct {
 	Endpoint    string
@@ -88,7 +91,7 @@ func Main(m *testing.M) int {
 		return complain(err)
 	}
 	code := m.Run()
-	left, err := leak.Settle(before, all, 5*time.Second)
+	left, err := leak.Settle(before, all, Patience)
 	if err != nil || len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "left behind by all tests together: %v\n    %s\n", err, strings.Join(left, "\n    "))
 		return 1
@@ -117,7 +120,7 @@ func Get(t *testing.T) *Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		left, err := leak.Settle(before, the.owned(), 5*time.Second)
+		left, err := leak.Settle(before, the.owned(), Patience)
 		if err != nil {
 			t.Error(err)
 		}
@@ -244,7 +247,7 @@ func (n *Node) connect() error {
 	}
 	n.Raw, n.RawImages = rt.NewRuntimeServiceClient(n.conn), rt.NewImageServiceClient(n.conn)
 	if err := poll("the daemon", func() error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		_, err := n.Raw.Version(ctx, &rt.VersionRequest{})
 		return err
@@ -307,11 +310,10 @@ func (n *Node) stop() {
 
 func poll(what string, try func() error) error {
 	var err error
-	for range 300 {
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = try(); err == nil {
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("wait for %s: %w", what, err)
 }

@@ -140,7 +140,7 @@ func (n *Node) Status(t *testing.T, id string) *rt.ContainerStatus {
 func (n *Node) Exited(t *testing.T, id string) *rt.ContainerStatus {
 	t.Helper()
 	var s *rt.ContainerStatus
-	Eventually(t, 20*time.Second, "the container has exited", func() bool {
+	Eventually(t, Patience, "the container has exited", func() bool {
 		s = n.Status(t, id)
 		return s.State == rt.ContainerState_CONTAINER_EXITED
 	})
@@ -150,7 +150,7 @@ func (n *Node) Exited(t *testing.T, id string) *rt.ContainerStatus {
 // Exec runs a command in the container and returns its output; it must succeed.
 func (n *Node) Exec(t *testing.T, id string, cmd ...string) string {
 	t.Helper()
-	out, errOut, err := n.Runtime.ExecSync(t.Context(), id, cmd, 20*time.Second)
+	out, errOut, err := n.Runtime.ExecSync(t.Context(), id, cmd, Patience)
 	if err != nil {
 		t.Fatalf("ExecSync %q: %v: %s%s", cmd, err, out, errOut)
 	}

@@ -34,6 +34,24 @@ func main() {
 			fmt.Println(err)
 			os.Exit(1)
 		}
+	case "clocks":
+		now := map[string]int64{}
+		for name, id := range map[string]int32{"monotonic": unix.CLOCK_MONOTONIC, "boottime": unix.CLOCK_BOOTTIME} {
+			var ts unix.Timespec
+			unix.ClockGettime(id, &ts)
+			now[name] = ts.Sec
+		}
+		json.NewEncoder(os.Stdout).Encode(now)
+	case "rlimits":
+		all := map[string][2]uint64{}
+		for n := range 16 {
+			var l unix.Rlimit
+			unix.Prlimit(0, n, nil, &l)
+			all[strconv.Itoa(n)] = [2]uint64{l.Cur, l.Max}
+		}
+		json.NewEncoder(os.Stdout).Encode(all)
+	case "sched":
+		json.NewEncoder(os.Stdout).Encode(sched())
 	case "tty":
 		report := map[string]any{}
 		ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
@@ -49,6 +67,24 @@ func main() {
 		report["console"] = a.Rdev == b.Rdev
 		json.NewEncoder(os.Stdout).Encode(report)
 	}
+}
+
+// sched tells how this process is scheduled.
+func sched() map[string]any {
+	out := map[string]any{}
+	if a, err := unix.SchedGetAttr(0, 0); err == nil {
+		out["policy"], out["nice"], out["priority"], out["flags"] = a.Policy, a.Nice, a.Priority, a.Flags
+		out["runtime"], out["deadline"], out["period"] = a.Runtime, a.Deadline, a.Period
+	}
+	io, _, _ := unix.Syscall(unix.SYS_IOPRIO_GET, 1, 0, 0)
+	out["io"] = io
+	var set unix.CPUSet
+	unix.SchedGetaffinity(0, &set)
+	out["cpus"] = fmt.Sprint(set.Count(), set.IsSet(0), set.IsSet(1))
+	var u unix.Utsname
+	unix.Uname(&u)
+	out["machine"] = unix.ByteSliceToString(u.Machine[:])
+	return out
 }
 
 type seen struct {

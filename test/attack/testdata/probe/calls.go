@@ -94,7 +94,11 @@ func take(pid, canary string, tell func(string)) {
 		return // the container's own program by now
 	}
 	if unix.PtraceAttach(n) == nil {
-		tell("ptrace of " + strings.Join(lines(base+"/comm"), ""))
+		// stopped now; one that has become the container's program meanwhile is fair game
+		unix.Wait4(n, nil, unix.WALL, nil)
+		if comm := strings.Join(lines(base+"/comm"), ""); comm != "probe" {
+			tell("ptrace of " + comm)
+		}
 		unix.PtraceDetach(n)
 	}
 }
