@@ -156,7 +156,7 @@ func (c *creation) enterCgroup() error {
 	}
 	if r := c.config.Linux.Resources; r != nil {
 		limits := *r
-		limits.Devices, limits.Pids = nil, nil // last, in limit: init makes nodes, and has a few threads
+		limits.Devices, limits.Pids = nil, nil // in send and limit: they are the plan's, and init has a few threads
 		return c.group.Set(&limits)
 	}
 	return nil
@@ -232,6 +232,12 @@ func (c *creation) send() error {
 		return err
 	}
 	c.group.Settle()
+	// before the init looks at anything of the image: no device of the image's is opened by way of the init
+	if r := c.plan.Resources; r != nil && len(r.Devices) > 0 {
+		if err := c.group.Set(&cgroup.Resources{Devices: r.Devices}); err != nil {
+			return err
+		}
+	}
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))
 	c.plan.Program.Process.Security.NotifyState = notifyState(c.st, c.st.Pid, c.meta)
 	return c.child.send(&c.plan.Program, c.sources.fds)
@@ -252,13 +258,13 @@ func (c *creation) await() error {
 	})
 }
 
-// limit applies what would be in init's way: the device rules and the number of tasks.
+// limit applies what would be in init's way: the number of tasks.
 func (c *creation) limit() error {
 	r := c.plan.Resources
-	if r == nil || len(r.Devices) == 0 && r.Pids == nil {
+	if r == nil || r.Pids == nil {
 		return nil
 	}
-	return c.group.Set(&cgroup.Resources{Devices: r.Devices, Pids: r.Pids})
+	return c.group.Set(&cgroup.Resources{Pids: r.Pids})
 }
 
 func (c *creation) record() error {

@@ -56,14 +56,16 @@ func (b *box) regular(name string, limit int64) ([]byte, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+	// the kernel's own file systems have regular files that do not end, such as /proc/kmsg
+	if kind := magic(fd); st.Mode&unix.S_IFMT != unix.S_IFREG || ofKernel(kind) || kind == unix.CGROUP_SUPER_MAGIC ||
+		kind == unix.CGROUP2_SUPER_MAGIC || kind == unix.TRACEFS_MAGIC || kind == unix.DEBUGFS_MAGIC {
 		return nil, fs.ErrInvalid
 	}
 	proc, err := b.procfs()
 	if err != nil {
 		return nil, err
 	}
-	in, err := unix.Openat(proc, "thread-self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	in, err := unix.Openat(proc, "thread-self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}

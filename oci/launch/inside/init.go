@@ -14,14 +14,15 @@ import (
 
 // box is the container under construction.
 type box struct {
-	prog  *program.Program
-	slots []int // descriptors by slot, -1: not filled yet
-	sync  int   // socket to the parent
-	conn  int   // connection of `start`, once there is one
-	root  tree  // the container's root directory
-	proc  int   // a procfs nobody can reach by path, -1
-	label labels
-	tty   bool
+	prog   *program.Program
+	slots  []int // descriptors by slot, -1: not filled yet
+	sync   int   // socket to the parent
+	conn   int   // connection of `start`, once there is one
+	root   tree  // the container's root directory
+	proc   int   // a procfs nobody can reach by path, -1
+	label  labels
+	kernel []attached
+	tty    bool
 }
 
 // Main receives a program over the socket sync and becomes the container's process. It returns an exit code only when

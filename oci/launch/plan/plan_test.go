@@ -64,6 +64,8 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		`{"ociVersion":"1.0.2"}`: "root",
+		`{` + strings.Replace(minimal, `"cwd"`, `"user":{"uid":4294967295},"cwd"`, 1) + `,"linux":{"namespaces":[{"type":"mount"}]}}`:   "process.user.uid",
+		`{` + strings.Replace(minimal, `"cwd"`, `"user":{"gid":4294967295},"cwd"`, 1) + `,"linux":{"namespaces":[{"type":"mount"}]}}`:   "process.user.gid",
 		`{` + minimal + `,"linux":{"uidMappings":[{"containerID":0,"hostID":4294967295,"size":2}],"namespaces":[{"type":"mount"}]}}`:    "linux.uidMappings[0]",
 		`{` + minimal + `,"mounts":[{"destination":"/a","gidMappings":[{"size":2},{"hostID":9,"containerID":1,"size":1}]}],"linux":{}}`: "mounts[0].gidMappings[1]: overlaps",
 		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount","path":"x"}]}}`:                                                        "linux.namespaces[0].path",
