@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +50,7 @@ func calls(way string) {
 // watch waits for processes that enter this PID namespace and takes from them whatever it can get: their root, their
 // working directory, their descriptors, control of them. What it got goes to standard output, a line each.
 func watch(canary string) {
+	runtime.LockOSThread() // a tracer is a thread
 	self := strconv.Itoa(os.Getpid())
 	told := map[string]bool{}
 	tell := func(what string) {
