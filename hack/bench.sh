@@ -26,7 +26,7 @@ if [ -z "${BERTH_IN_TESTNS:-}" ] && [ $what = oci ]; then
 	need /bin/busybox:busybox-static:"the payload" /usr/bin/time:time:"weighs the runtimes"
 	make -s -C "$ROOT" build
 	(cd "$ROOT" && CGO_ENABLED=0 go build -o "$CACHE/bin/bench-oci" ./hack/bench/oci)
-	[ -n "$alone" ] || "$ROOT/hack/peers.sh" runc crun-old crun-new
+	[ -n "$alone" ] || "$ROOT/hack/peers.sh" runc crun-1.8 crun-new
 	exec "$ROOT/hack/testns.sh" "$0" oci ${alone:+--alone} -- "$@"
 fi
 if [ $what = oci ]; then
@@ -34,9 +34,8 @@ if [ $what = oci ]; then
 	! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
 	runtimes=("berth-oci=$ROOT/bin/berth-oci")
 	if [ -z "$alone" ]; then
-		for name in runc crun-old crun-new; do
-			version=$("$CACHE/peers/$name" --version | awk 'NR == 1 { print $NF }')
-			runtimes+=("${name%%-*}-$version=$CACHE/peers/$name")
+		for program in "$CACHE/peers/runc" /usr/bin/crun "$CACHE/peers/crun-new"; do
+			runtimes+=("$("$program" --version | awk 'NR == 1 { print $1 "-" $NF }')=$program")
 		done
 	fi
 	work=$(mktemp -d)

@@ -2,9 +2,9 @@
 # Builds or fetches the runtimes that tests and benchmarks compare with into .cache/peers: containerd with its shim and
 # ctr, runc, and crun. They validate the tests: what fails there is the test's fault.
 #
-#   hack/peers.sh [containerd|runc|crun|crun-old|crun-new]...     the first three without arguments
+#   hack/peers.sh [containerd|runc|crun|crun-1.8|crun-new]...     the first three without arguments
 #
-# crun-old is Debian 12's, crun-new the newest in Debian: hack/bench.sh oci compares with both.
+# crun-1.8 is Debian 12's, crun-new the newest in Debian, which hack/bench.sh oci compares with.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 CONTAINERD=v2.4.2
@@ -36,11 +36,6 @@ peer_runc() {
 # that names the loader and the libraries there by absolute path (it executes itself out of a memfd, where neither a
 # wrapper nor $ORIGIN would work).
 peer_crun() { unpack_crun crun; }
-peer_crun-old() {
-	grep -q '^VERSION_CODENAME=bookworm' /etc/os-release || die "crun 1.8 is Debian 12's, and this is not Debian 12"
-	need /usr/bin/crun:crun:"compared with"
-	ln -sf /usr/bin/crun "$peers/crun-old"
-}
 peer_crun-new() { SUITE=sid unpack_crun crun-new; }
 unpack_crun() {
 	local key="$SUITE $peers" name=$1
@@ -83,6 +78,20 @@ unpack_crun() {
 	"$peers/$name.tmp" --version >/dev/null || die "crun of Debian $SUITE does not run here"
 	mv "$peers/$name.tmp" "$peers/$name"
 	echo "$key" >"$peers/$name.stamp"
+}
+
+# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1, so it is shown
+# none.
+peer_crun-1.8() {
+	need /usr/bin/crun:crun:"another OCI runtime to compare with"
+	cat >"$peers/crun-1.8" <<-'END'
+		#!/bin/sh
+		if [ -n "$(cat /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null)" ]; then
+			exec unshare --mount --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec /usr/bin/crun "$@"' crun "$@"
+		fi
+		exec /usr/bin/crun "$@"
+	END
+	chmod +x "$peers/crun-1.8"
 }
 
 # suite_sources writes the machine's Debian source for another suite, in apt's one-line form.

@@ -48,6 +48,9 @@ func (a *app) create(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	if launch.Unprivileged() {
+		return a.again("create", args, func(argv []string) (*os.Process, error) { return a.rt.AgainForBundle(o.Bundle, argv) })
+	}
 	if err := a.rt.Create(ctx, rest[0], o); err != nil || *pidfd == "" {
 		return 0, err
 	}
@@ -72,6 +75,9 @@ func (a *app) runContainer(ctx context.Context, args []string) (int, error) {
 	rest, err := parse(f, args, 1)
 	if err != nil {
 		return 1, err
+	}
+	if launch.Unprivileged() {
+		return a.again("run", args, func(argv []string) (*os.Process, error) { return a.rt.AgainForBundle(o.Bundle, argv) })
 	}
 	var tty *terminal
 	if !detach && o.ConsoleSocket == "" {
