@@ -34,8 +34,9 @@ func createFlags(f *flag.FlagSet) (o *launch.CreateOptions, pidfd *string) {
 	return o, pidfd
 }
 
-// interruptible has SIGINT and SIGTERM end a context, for what would leave something half made behind. The other commands
-// can be taken up again: there the signals end the program, and no thread has to wait for them.
+// interruptible has SIGINT and SIGTERM end a context, for run, which has nobody behind it that would delete what is half
+// made. To the other commands these signals are what SIGKILL is: delete finds what there is to remove. So no thread has
+// to wait for signals in them, nor the system to switch to it.
 func interruptible(ctx context.Context) (context.Context, func()) {
 	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 }
