@@ -230,6 +230,9 @@ func (a *app) list(_ context.Context, args []string) (int, error) {
 	if _, err := parse(f, args, 0); err != nil {
 		return 1, err
 	}
+	if *format != "table" && *format != "json" {
+		return 1, fmt.Errorf("list: format %q: %w", *format, fs.ErrInvalid)
+	}
 	ids, err := a.rt.List()
 	if err != nil {
 		return 1, err
