@@ -254,6 +254,9 @@ func spaceIDs(pid string) map[string]string {
 
 // entry opens the cgroup the process is to be born in: the container's, or one below it.
 func (e *execution) entry() (cgroup.Entry, error) {
+	if e.ctr.State.Cgroup == "" && e.opts.Cgroup == "" {
+		return cgroup.Entry{}, nil // a container without one
+	}
 	g, err := e.ctr.group()
 	if err == nil && g == nil {
 		err = fmt.Errorf("cgroup %s: %w", e.ctr.State.Cgroup, fs.ErrNotExist)

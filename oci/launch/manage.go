@@ -151,6 +151,9 @@ func (c *Container) thawFor(sig unix.Signal) error {
 }
 
 func (c *Container) killAll(ctx context.Context, sig unix.Signal) error {
+	if c.State.Cgroup == "" {
+		return c.Kill(ctx, sig, false) // all that is known of it
+	}
 	g, err := c.group()
 	if err != nil || g == nil {
 		return err
@@ -185,11 +188,14 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	return c.dir.Remove()
 }
 
-// Pause freezes the container's processes, Resume lets them go on.
+// Pause freezes the container's processes, Resume lets them go on. One that is paused can't be paused again.
 func (c *Container) Pause(ctx context.Context) error {
 	g, err := c.running()
 	if err != nil {
 		return err
+	}
+	if frozen, err := g.Frozen(); err == nil && frozen {
+		return &refusal{c.State.ID, textNotRunning, fs.ErrInvalid}
 	}
 	return g.Freeze(ctx)
 }
@@ -208,6 +214,9 @@ func (c *Container) Resume() error {
 
 func (c *Container) running() (*cgroup.Group, error) {
 	s := c.dir.Status(c.State)
+	if c.State.Cgroup == "" && s != state.Stopped {
+		return nil, fmt.Errorf("container %s has no cgroup: %w", c.State.ID, errors.ErrUnsupported)
+	}
 	g, err := c.group()
 	if err == nil && (s != state.Running && s != state.Created || g == nil) {
 		err = &refusal{c.State.ID, textNotRunning + ": " + string(s), fs.ErrInvalid}
@@ -217,6 +226,9 @@ func (c *Container) running() (*cgroup.Group, error) {
 
 // Procs lists the processes of the container, as pids of the caller's PID namespace.
 func (c *Container) Procs() ([]int, error) {
+	if c.State.Cgroup == "" && c.State.Alive() {
+		return []int{c.State.Pid}, nil // all that is known of it
+	}
 	g, err := c.group()
 	if err != nil || g == nil {
 		return nil, err

@@ -204,7 +204,9 @@ func user(p *program.Process) error {
 		return err
 	}
 	if p.SetGroups {
-		if err := setgroups(p.Groups); err != nil {
+		// A user namespace whose maps an unprivileged user has written has setgroups denied (user_namespaces(7)). The
+		// groups of that user stay then, which nobody has asked to be others.
+		if err := setgroups(p.Groups); err != nil && (len(p.Groups) > 0 || err != unix.EPERM) {
 			return fmt.Errorf("setgroups: %w", err)
 		}
 	}
