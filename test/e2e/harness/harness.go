@@ -375,3 +375,6 @@ func (n *Node) Goroutines(t *testing.T) int {
 }
 
 var goroutines = regexp.MustCompile(`msg=goroutines count=(\d+)`)
+
+// Conn is the connection to the daemon, for what no client library sends.
+func (n *Node) Conn() *grpc.ClientConn { return n.conn }
