@@ -170,6 +170,11 @@ func (f *fuzzer) one(s *source) {
 	if err == nil {
 		f.learn(answer)
 	}
+	if r, ok := answer.(*rt.CreateContainerResponse); ok && err == nil && s.IntN(3) > 0 {
+		begin := time.Now()
+		_, err := f.n.Raw.StartContainer(ctx, &rt.StartContainerRequest{ContainerId: r.ContainerId})
+		f.judge("StartContainer", req, err, time.Since(begin))
+	}
 }
 
 // stream takes a few answers.
@@ -267,7 +272,7 @@ func (f *fuzzer) good(s *source, d protoreflect.MessageDescriptor) proto.Message
 	pod := harness.PodConfig("fuzz", f.n.Dir)
 	switch d.Name() {
 	case "RunPodSandboxRequest":
-		f.prune(3)
+		f.prune(6)
 		return &rt.RunPodSandboxRequest{Config: pod}
 	case "CreateContainerRequest":
 		cfg := harness.Command(fmt.Sprintf("c%d", s.IntN(1e6)), "sleep 1000")
@@ -278,6 +283,9 @@ func (f *fuzzer) good(s *source, d protoreflect.MessageDescriptor) proto.Message
 	}
 	m, _ := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 	out := m.New()
+	if r, ok := out.Interface().(*rt.UpdateContainerResourcesRequest); ok {
+		r.Linux = &rt.LinuxContainerResources{CpuShares: 50, CpuPeriod: 100_000, CpuQuota: 20_000, MemoryLimitInBytes: 80 << 20}
+	}
 	for i := range d.Fields().Len() {
 		field := d.Fields().Get(i)
 		switch {
@@ -328,7 +336,6 @@ func (f *fuzzer) learn(m proto.Message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ids[field] = append(f.ids[field], id)
-	f.ids[field] = f.ids[field][max(0, len(f.ids[field])-8):]
 }
 
 // prune removes pods until at most so many are left.
@@ -343,6 +350,12 @@ func (f *fuzzer) prune(keep int) {
 		return
 	}
 	slices.SortFunc(list.Items, func(a, b *rt.PodSandbox) int { return int(b.CreatedAt - a.CreatedAt) })
+	f.mu.Lock()
+	f.ids["pod_sandbox_id"] = nil
+	for _, p := range list.Items[:min(keep, len(list.Items))] {
+		f.ids["pod_sandbox_id"] = append(f.ids["pod_sandbox_id"], p.Id)
+	}
+	f.mu.Unlock()
 	for i, p := range list.Items {
 		if i < keep {
 			continue
@@ -351,6 +364,14 @@ func (f *fuzzer) prune(keep int) {
 		if _, err := f.n.Raw.RemovePodSandbox(ctx, &rt.RemovePodSandboxRequest{PodSandboxId: p.Id}); err != nil || time.Since(begin) > 3*patience {
 			f.t.Errorf("remove pod %.12s after %v: %v", p.Id, time.Since(begin), err)
 		}
+	}
+	if ctrs, err := f.n.Raw.ListContainers(ctx, &rt.ListContainersRequest{}); err == nil {
+		f.mu.Lock()
+		f.ids["container_id"] = nil
+		for _, c := range ctrs.Containers {
+			f.ids["container_id"] = append(f.ids["container_id"], c.Id)
+		}
+		f.mu.Unlock()
 	}
 }
 
