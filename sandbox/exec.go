@@ -128,7 +128,7 @@ func (x execution) launch(ctx context.Context, cmd []string, tty bool, stdio [3]
 	if err := c.running(); err != nil {
 		return nil, err
 	}
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -186,20 +186,27 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 		ID: p.id, PassIO: true, TTY: tty, Env: runtimeEnv(),
 		PidFile: filepath.Join(c.pod.state(), c.id+"."+name+".pid"), Timeout: int64(runtimeTimeout / time.Millisecond),
 	}
-	x := oci.ExecArgs{ID: c.id, Process: "/proc/self/fd/3", PidFile: s.PidFile, Cgroup: p.sub.Arg()}
+	x := oci.ExecArgs{ID: c.id, Process: "/proc/self/fd/3", PidFile: s.PidFile}
+	moved := !c.pod.handler.TakesCgroup(p.sub.Arg())
+	if !moved {
+		x.Cgroup = p.sub.Arg()
+	}
 	if tty {
 		s.ConsoleSocket = c.id[:12] + "." + name + ".tty"
-		x.ConsoleSocket = s.ConsoleSocket // relative: the whole path may not fit into a socket's address
+		x.ConsoleSocket = c.pod.consoleArg(mon, s.ConsoleSocket)
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
-	_, back, err := mon.Run(ctx, s, files)
+	res, back, err := mon.Run(ctx, s, files)
+	if err == nil && moved {
+		err = cgroup.AddTree(p.sub, res.Pid)
+	}
 	if err != nil {
 		p.abort(ctx, mon)
 	}
 	os.Remove(s.PidFile)
 	if err != nil {
-		return err
+		return oci.Spoken(err)
 	}
 	if tty && len(back) > 0 {
 		p.master = back[0]

@@ -243,7 +243,7 @@ func (c *Container) Attach(ctx context.Context, r AttachRequest) error {
 	if err := c.running(); err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}

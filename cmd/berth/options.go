@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,6 +26,7 @@ type config struct {
 	CDISpecDirs             string
 	BuiltinNetwork          bool
 	RegistryConfig          string
+	PinnedImages            string
 	LogLevel                string
 	Stream                  streaming
 	PidsLimit, LogLineMax   int64
@@ -38,12 +40,6 @@ type streaming struct {
 	TLS                       bool
 	Idle, Creation, Handshake int64
 	MaxRequests, MaxSessions  int64
-}
-
-// handler is a foreign OCI runtime, [handlers.NAME] in the file.
-type handler struct {
-	Name, Path string
-	Args       []string
 }
 
 // option is one setting: a flag and a key of the configuration file. This table is the only place that knows them:
@@ -81,6 +77,7 @@ func (c *config) options() []option {
 		{"builtin_network", "", "use the built-in bridge network while the directory of configurations has none", &c.BuiltinNetwork, nil},
 		{"cdi_spec_dirs", "DIRS", "descriptions of CDI devices; of two that name one device the one in the later directory counts", &c.CDISpecDirs, absolutes},
 		{"registry_config", "DIR", "registry hosts and mirrors, HOST/hosts.toml for each", &c.RegistryConfig, absolute},
+		{"pinned_images", "GLOBS", "images that are reported as pinned, so that kubelet keeps them; globs over full names, separated by commas", &c.PinnedImages, globs},
 		{"log_level", "LEVEL", "debug, info, warn or error; debug includes requests that only read", &c.LogLevel, oneOf("debug", "info", "warn", "error")},
 		{"stream_address", "ADDR", "address and port of exec, attach and port-forward; one that is not loopback needs stream_tls", &c.Stream.Address, streamAddress},
 		{"stream_tls", "", "encrypt exec, attach and port-forward", &c.Stream.TLS, nil},
@@ -176,7 +173,10 @@ func flagHelp() string {
 		}
 		fmt.Fprintf(&b, "  %-30s %s%s\n", strings.TrimSpace("--"+o.flag()+" "+o.arg), o.help, def)
 	}
-	b.WriteString("\nOther OCI runtimes are named in the file only: [handlers.NAME] with path = FILE and args = [...].\n")
+	b.WriteString("\nOther OCI runtimes are named in the file only, [handlers.NAME] with these keys:\n\n")
+	for _, o := range new(handler).options() {
+		fmt.Fprintf(&b, "  %-32s %s\n", o.key, o.help)
+	}
 	return b.String()
 }
 
@@ -237,6 +237,21 @@ func absolutes(s string) error {
 		return absolute(s)
 	}
 	return nil
+}
+
+// globs are patterns of path.Match.
+func globs(s string) error {
+	for _, g := range list(s) {
+		if _, err := path.Match(g, ""); err != nil {
+			return fmt.Errorf("%q: %w: %w", g, fs.ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
+// list takes a list apart that is separated by commas.
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func socket(s string) error {

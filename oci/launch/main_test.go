@@ -146,11 +146,17 @@ func (b *box) oci(args ...string) result { return b.ociEnv(nil, args...) }
 
 func (b *box) ociEnv(extra []*os.File, args ...string) result {
 	b.t.Helper()
+	return b.command(extra, runtimeBin(), append([]string{"--root", b.root}, args...)...)
+}
+
+// command runs a program with files for output.
+func (b *box) command(extra []*os.File, name string, args ...string) result {
+	b.t.Helper()
 	out, _ := os.Create(b.t.TempDir() + "/out")
 	errs, _ := os.Create(b.t.TempDir() + "/err")
 	defer out.Close()
 	defer errs.Close()
-	cmd := exec.Command(runtimeBin(), append([]string{"--root", b.root}, args...)...)
+	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, errs, extra
 	done := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
 	defer done.Stop()

@@ -87,7 +87,9 @@ func (b *box) wait(listen int) error {
 		}
 		if n == 1 {
 			b.conn = conn
-			return nil
+			// Now, not at the exec: that closes in the order of the numbers, and between conn and this socket the
+			// container would still look created to whoever start has returned to.
+			return unix.Close(listen)
 		}
 		unix.Close(conn)
 	}
@@ -105,6 +107,7 @@ func (b *box) setup() error {
 		return err
 	}
 	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
+	b.warn(grantable(b.prog.Process.Security.Caps)...)
 	return b.root.home(&b.prog.Process)
 }
 
@@ -134,16 +137,17 @@ var stepNames = [...]string{
 	program.OpMount: "mount", program.OpBind: "bind", program.OpAttr: "mount attributes", program.OpShare: "propagation of",
 	program.OpCopyUp: "copy up", program.OpDevice: "device", program.OpSymlink: "symlink", program.OpMask: "mask",
 	program.OpReadonly: "make read-only", program.OpSysctl: "sysctl", program.OpConsole: "console",
-	program.OpMkdir: "make directory", program.OpSetns: "enter mount namespace", program.OpAffinity: "cpu affinity", program.OpMemPolicy: "memory policy",
+	program.OpTree: "clone root", program.OpChroot: "change root",
+	program.OpMkdir: "make directory", program.OpSetns: "enter mount namespace", program.OpMemPolicy: "memory policy",
 }
 
 func (b *box) step(s *program.Step) error {
 	switch s.Op {
 	case program.OpKeyring, program.OpHostname, program.OpDomainname, program.OpLoopback, program.OpSetns,
-		program.OpAffinity, program.OpMemPolicy, program.OpSysctl:
+		program.OpMemPolicy, program.OpSysctl:
 		return b.stepNamespace(s)
 	case program.OpPropagation, program.OpFilesystem, program.OpRoot, program.OpPivot, program.OpMount, program.OpBind,
-		program.OpAttr, program.OpShare, program.OpCopyUp:
+		program.OpAttr, program.OpShare, program.OpCopyUp, program.OpTree, program.OpChroot:
 		return b.stepMount(s)
 	case program.OpDevice, program.OpSymlink, program.OpMask, program.OpReadonly, program.OpConsole, program.OpMkdir:
 		return b.stepNode(s)
@@ -173,8 +177,6 @@ func (b *box) stepNamespace(s *program.Step) error {
 		return sysctl(proc, s.Path, s.Data)
 	case program.OpSetns:
 		return b.enterMounts(b.slots[s.Slot])
-	case program.OpAffinity:
-		return affinity(s.Data)
 	case program.OpMemPolicy:
 		return memPolicy(int(s.Num), s.Flags, s.Data)
 	}

@@ -31,6 +31,12 @@ func (b *box) stepMount(s *program.Step) error {
 		return b.attachRoot(b.slots[s.Slot], s.Path)
 	case program.OpPivot:
 		return b.pivot()
+	case program.OpTree:
+		fd, err := unix.OpenTree(int(b.root), "", clone|unix.AT_RECURSIVE)
+		b.slots[s.Slot] = fd
+		return err
+	case program.OpChroot:
+		return b.chroot(b.slots[s.Slot])
 	case program.OpMount:
 		return b.mount(s)
 	case program.OpBind:
@@ -102,6 +108,16 @@ func (b *box) pivot() error {
 		return fmt.Errorf("drop old root: %w", err)
 	}
 	return unix.Chdir("/")
+}
+
+// chroot makes a tree that need not be attached anywhere the root. Unlike a directory of the old root it cannot be left
+// with "..": it has no parent.
+func (b *box) chroot(fd int) error {
+	if err := unix.Fchdir(fd); err != nil {
+		return err
+	}
+	b.root = tree(fd)
+	return unix.Chroot(".")
 }
 
 // mount attaches the tree in a slot. File systems of the kernel's own, procfs and sysfs, go on ordinary directories
@@ -187,12 +203,12 @@ func (t tree) attr(s *program.Step) error {
 		}
 		defer unix.Close(fd)
 	}
-	a := unix.MountAttr{Attr_set: s.Flags}
+	a := unix.MountAttr{Attr_set: s.Flags, Attr_clr: uint64(s.Num) >> 1}
 	if s.Op == program.OpShare {
 		a = unix.MountAttr{Propagation: s.Flags &^ unix.MS_REC}
 	}
 	flags := uint(unix.AT_EMPTY_PATH)
-	if s.Num != 0 {
+	if s.Num&1 != 0 {
 		flags |= unix.AT_RECURSIVE
 	}
 	return unix.MountSetattr(fd, "", flags, &a)
