@@ -69,7 +69,17 @@ func TestBridgeConnects(t *testing.T) {
 	if _, err := w.run("GC", "", "", nil); err != nil {
 		t.Error(err)
 	}
-	waitFor(t, "links and rules as before", func() bool { return snapshot(t) == before })
+	unchanged(t, before)
+}
+
+// unchanged waits until links and rules are as they were.
+func unchanged(t testing.TB, before string) {
+	t.Helper()
+	var now string
+	waitFor(t, "links and rules as before", func() bool { now = snapshot(t); return now == before })
+	if now != before {
+		t.Errorf("before:\n%s\nnow:\n%s", before, now)
+	}
 }
 
 func waitFor(t testing.TB, what string, f func() bool) {
@@ -153,6 +163,18 @@ func TestBridgePortConflict(t *testing.T) {
 	expectNone(t, "", "tcp", "127.0.0.1:8101")
 	if l := w.leases(); len(l) != 1 {
 		t.Errorf("leases %v, want one", l)
+	}
+}
+
+// TestBridgeBadMapping: what ADD refuses, DEL takes: a pod that can't be made must not be one that can't be removed.
+func TestBridgeBadMapping(t *testing.T) {
+	w := newWire(t, 16, "10.216.0.0/24", "")
+	a := newNS(t)
+	for _, p := range []map[string]any{port(8120, 0, "tcp", ""), port(8120, 80, "icmp", ""), port(8120, 80, "tcp", "somewhere")} {
+		if _, err := w.run("ADD", "a", a, mappings(p)); err == nil {
+			t.Errorf("ADD with %v succeeded", p)
+		}
+		w.del("a", a, p)
 	}
 }
 

@@ -253,7 +253,7 @@ func (h Handler) State(ctx context.Context, id string) (specs.State, error) {
 func (h Handler) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	argv := append(h.global(), args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second // far above what a busy machine needs to read a pipe
 	var out, said bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &said
 	err := cmd.Run()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"time"
@@ -33,12 +34,22 @@ func createFlags(f *flag.FlagSet) (o *launch.CreateOptions, pidfd *string) {
 	return o, pidfd
 }
 
+// interruptible has SIGINT and SIGTERM end a context, for run, which has nobody behind it that would delete what is half
+// made. To the other commands these signals are what SIGKILL is: delete finds what there is to remove. So no thread has
+// to wait for signals in them, nor the system to switch to it.
+func interruptible(ctx context.Context) (context.Context, func()) {
+	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+}
+
 func (a *app) create(ctx context.Context, args []string) (int, error) {
 	f := flags("create")
 	o, pidfd := createFlags(f)
 	rest, err := parse(f, args, 1)
 	if err != nil {
 		return 1, err
+	}
+	if launch.Unprivileged() {
+		return a.again("create", args, func(argv []string) (*os.Process, error) { return a.rt.AgainForBundle(o.Bundle, argv) })
 	}
 	if err := a.rt.Create(ctx, rest[0], o); err != nil || *pidfd == "" {
 		return 0, err
@@ -65,6 +76,9 @@ func (a *app) runContainer(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	if launch.Unprivileged() {
+		return a.again("run", args, func(argv []string) (*os.Process, error) { return a.rt.AgainForBundle(o.Bundle, argv) })
+	}
 	var tty *terminal
 	if !detach && o.ConsoleSocket == "" {
 		if tty, err = newTerminal(); err != nil {
@@ -73,6 +87,8 @@ func (a *app) runContainer(ctx context.Context, args []string) (int, error) {
 		defer tty.close()
 		o.Console = tty.theirs
 	}
+	ctx, stop := interruptible(ctx)
+	defer stop()
 	if err := a.rt.Create(ctx, rest[0], o); err != nil {
 		return 1, err
 	}

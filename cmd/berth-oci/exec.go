@@ -65,6 +65,10 @@ func (a *app) exec(ctx context.Context, args []string) (int, error) {
 	}
 	code := 0
 	err = a.with(rest[0], func(c *launch.Container) error {
+		if launch.Unprivileged() {
+			code, err = a.again("exec", args, c.Again)
+			return err
+		}
 		if o.Process, err = x.document(c, rest[1:]); err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ import (
 type Runtime struct {
 	Root    string       // where containers are kept, one directory each
 	Systemd bool         // cgroupsPath is "slice:prefix:name"
+	Inside  bool         // this process is in the user namespace that config.json asks for
 	Warn    func(string) // what did not work and need not; nil: dropped
 }
 
@@ -102,8 +103,13 @@ func (c *creation) read() error {
 	if err := checkLabels(c.config.Process, c.config.Linux.MountLabel); err != nil {
 		return err
 	}
-	c.spaces, err = c.config.Spaces()
-	return err
+	if c.spaces, err = c.config.Spaces(); err != nil {
+		return err
+	}
+	if c.rt.Inside { // the new user namespace is the one this process has been put in
+		c.spaces.New &^= unix.CLONE_NEWUSER
+	}
+	return nil
 }
 
 // claim takes the id and writes down what would have to be removed if this process ended now.
@@ -138,40 +144,6 @@ func (c *creation) rootfs() string {
 	return filepath.Join(c.opts.Bundle, c.config.Root.Path)
 }
 
-// cgroupPath is never empty: a container without cgroup could not be killed whole.
-func (c *creation) cgroupPath() string {
-	switch p := c.config.Linux.CgroupsPath; {
-	case p == "" && c.rt.Systemd:
-		return "system.slice:berth:" + c.id
-	case p == "":
-		return "/" + c.id
-	case !c.rt.Systemd && p[0] != '/':
-		return "/" + p
-	default:
-		return p
-	}
-}
-
-func (c *creation) driver() cgroup.Driver {
-	if c.rt.Systemd {
-		return cgroup.Systemd
-	}
-	return cgroup.Cgroupfs
-}
-
-func (c *creation) enterCgroup() error {
-	var err error
-	if c.group, err = cgroup.Create(c.st.Cgroup, c.driver()); err != nil {
-		return err
-	}
-	if r := c.config.Linux.Resources; r != nil {
-		limits := *r
-		limits.Devices, limits.Pids = nil, nil // last, in limit: init makes nodes, and has a few threads
-		return c.group.Set(&limits)
-	}
-	return nil
-}
-
 // clone starts the init. It loads its program while this process goes on deciding and opening.
 func (c *creation) clone() error {
 	if score := c.config.Process.OOMScoreAdj; score != nil {
@@ -180,14 +152,16 @@ func (c *creation) clone() error {
 		}
 	}
 	var err error
-	if c.exe, err = openExe(); err != nil {
+	if c.exe, err = c.rt.openExe(c.spaces.User != "" || c.spaces.New&unix.CLONE_NEWUSER != 0); err != nil {
 		return err
 	}
-	entry, err := c.group.Entry()
-	if err != nil {
-		return err
+	var entry cgroup.Entry
+	if c.group != nil {
+		if entry, err = c.group.Entry(); err != nil {
+			return err
+		}
+		defer entry.Close()
 	}
-	defer entry.Close()
 	req := &spawn.Request{Exe: c.exe, New: c.spaces.New &^ unix.CLONE_NEWUSER, Cgroup: entry.Dir}
 	for _, f := range entry.Tasks {
 		req.Tasks = append(req.Tasks, int(f.Fd()))
@@ -211,8 +185,10 @@ func (c *creation) clone() error {
 
 // decide makes the plan and opens what it names of the host.
 func (c *creation) decide() error {
-	host := plan.Host{ID: c.id, Bundle: c.opts.Bundle, Unified: c.group.Mode() == cgroup.Unified, CgroupPath: c.group.Path(),
-		CgroupDirs: c.group.Dirs(), Console: c.sources.console != nil, PreserveFDs: uint64(c.opts.PreserveFDs), NoFile: nofile(c.opts.NoFile)}
+	host := plan.Host{ID: c.id, Bundle: c.opts.Bundle, Nested: Nested(), Console: c.sources.console != nil, PreserveFDs: uint64(c.opts.PreserveFDs), NoFile: nofile(c.opts.NoFile)}
+	if c.group != nil {
+		host.Unified, host.CgroupPath, host.CgroupDirs = c.group.Mode() == cgroup.Unified, c.group.Path(), c.group.Dirs()
+	}
 	f, err := c.rt.filter(c.config.Linux.Seccomp)
 	if err != nil {
 		return err
@@ -241,7 +217,15 @@ func (c *creation) send() error {
 	if err := c.furnish(); err != nil {
 		return err
 	}
-	c.group.Settle()
+	if c.group != nil {
+		c.group.Settle()
+		// before the init looks at anything of the image: no device of the image's is opened by way of the init
+		if r := c.plan.Resources; r != nil && len(r.Devices) > 0 {
+			if err := c.group.Set(&cgroup.Resources{Devices: r.Devices}); err != nil {
+				return err
+			}
+		}
+	}
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))
 	c.plan.Program.Process.Security.NotifyState = notifyState(c.st, c.st.Pid, c.meta)
 	return c.child.send(&c.plan.Program, c.sources.fds)
@@ -263,21 +247,12 @@ func (c *creation) await() error {
 	})
 }
 
-// limit applies what would be in init's way: the device rules and the number of tasks.
-func (c *creation) limit() error {
-	r := c.plan.Resources
-	if r == nil || len(r.Devices) == 0 && r.Pids == nil {
-		return nil
-	}
-	return c.group.Set(&cgroup.Resources{Devices: r.Devices, Pids: r.Pids})
-}
-
 func (c *creation) record() error {
 	_, start, err := state.Stat(c.st.Pid)
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	c.st.StartTime, c.st.Dirs = start, cgroup.Directories(c.group)
+	c.st.StartTime, c.st.Early = start, &state.Early{Dirs: cgroup.Directories(c.group)}
 	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop
 	if err := c.dir.Write(c.st); err != nil {

@@ -44,11 +44,7 @@ func (c *Container) Process() (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := plan.Parse(text)
-	if err != nil {
-		return nil, err
-	}
-	return config.Process, nil
+	return plan.ParseProcess(text)
 }
 
 // UpdateLimits changes limits that come as values rather than as a document.

@@ -151,6 +151,9 @@ func (c *Container) thawFor(sig unix.Signal) error {
 }
 
 func (c *Container) killAll(ctx context.Context, sig unix.Signal) error {
+	if c.State.Cgroup == "" {
+		return c.Kill(ctx, sig, false) // all that is known of it
+	}
 	g, err := c.group()
 	if err != nil || g == nil {
 		return err
@@ -158,13 +161,7 @@ func (c *Container) killAll(ctx context.Context, sig unix.Signal) error {
 	if sig == unix.SIGKILL {
 		return g.Kill(ctx)
 	}
-	pids, err := g.Procs()
-	for _, pid := range pids {
-		if e := unix.Kill(pid, sig); e != nil && e != unix.ESRCH {
-			err = errors.Join(err, fmt.Errorf("signal %d to %d: %w", sig, pid, e))
-		}
-	}
-	return err
+	return g.Signal(sig)
 }
 
 // Delete removes a container. Without force it must not run; with it whatever is left of it is killed first. What is
@@ -211,6 +208,9 @@ func (c *Container) Resume() error {
 
 func (c *Container) running() (*cgroup.Group, error) {
 	s := c.dir.Status(c.State)
+	if c.State.Cgroup == "" && s != state.Stopped {
+		return nil, fmt.Errorf("container %s has no cgroup: %w", c.State.ID, errors.ErrUnsupported)
+	}
 	g, err := c.group()
 	if err == nil && (s != state.Running && s != state.Created || g == nil) {
 		err = &refusal{c.State.ID, textNotRunning + ": " + string(s), fs.ErrInvalid}
@@ -220,6 +220,9 @@ func (c *Container) running() (*cgroup.Group, error) {
 
 // Procs lists the processes of the container, as pids of the caller's PID namespace.
 func (c *Container) Procs() ([]int, error) {
+	if c.State.Cgroup == "" && c.State.Alive() {
+		return []int{c.State.Pid}, nil // all that is known of it
+	}
 	g, err := c.group()
 	if err != nil || g == nil {
 		return nil, err

@@ -109,7 +109,7 @@ func (a *args) start() bool {
 	if dir < 0 {
 		return false
 	}
-	if r, ok := parse(f.string()); !ok || r.poststart {
+	if r, ok := parse(f.string()); !ok || !r.start {
 		return false
 	}
 	fd := call(sysSocket, afUnix, sockStream|sockCloexec, 0)
@@ -159,7 +159,7 @@ func (a *args) delete() bool {
 		return false
 	}
 	r, ok := parse(f.string())
-	if !ok || r.poststop || r.systemd || r.cgroup != "" && len(r.dirs) == 0 || !ended(&r) {
+	if !ok || !r.delete || !ended(&r) {
 		return false
 	}
 	if !removeGroups(r.dirs) {

@@ -2,13 +2,13 @@ package quick
 
 // record is what matters here of package state's State.
 type record struct {
-	pid                          int
-	boot, cgroup, dirs           string // dirs: the elements of the list, as JSON
-	systemd, poststart, poststop bool
+	pid           int
+	boot, dirs    string // dirs: the elements of the list, as JSON
+	start, delete bool   // it takes no more than is done here
 }
 
 // parse reads a record in the very form that package state writes: the fields in their order, nothing between them, no
-// escapes in those that are used. Anything else is false. The record is returned by value: what is stored through a
+// escapes in those that are used, the field early at last. Anything else is false. The record is returned by value: what is stored through a
 // pointer escapes.
 func parse(s string) (r record, ok bool) {
 	p := scan{s: s}
@@ -26,23 +26,21 @@ func parse(s string) (r record, ok bool) {
 	if r.boot, ok = p.str(); !ok || !p.skipField(`,"bundle":`) || !p.skipField(`,"rootfs":`) || !p.lit(`,"cgroup":`) {
 		return r, false
 	}
-	if r.cgroup, ok = p.str(); !ok {
+	if !p.skip() || !p.lit(`,"early":{"start":`) {
 		return r, false
 	}
-	if r.dirs, ok = p.list(); !ok {
+	if r.start, ok = p.flag(); !ok || !p.lit(`,"delete":`) {
 		return r, false
 	}
-	rest := s[p.i:]
-	// In a string the quotes are escaped, so these are fields, or keys of annotations: then the ordinary way is taken in vain.
-	r.systemd, r.poststart, r.poststop = has(rest, `"systemd":`), has(rest, `"poststart":`), has(rest, `"poststop":`)
-	return r, len(rest) > 0 && rest[len(rest)-1] == '}'
+	if r.delete, ok = p.flag(); !ok || !p.lit(`,"dirs":[`) {
+		return r, false
+	}
+	r.dirs, ok = p.list()
+	return r, ok && p.lit(`}`) && s[len(s)-1] == '}'
 }
 
-// list passes over the list of directories, which may be missing, and returns its elements.
+// list passes over the rest of a list of strings and returns its elements.
 func (p *scan) list() (string, bool) {
-	if !p.lit(`,"dirs":[`) {
-		return "", true
-	}
 	from := p.i
 	for {
 		if _, ok := p.str(); !ok {
@@ -71,10 +69,19 @@ func (p *scan) lit(want string) bool {
 	return true
 }
 
+func (p *scan) flag() (value, ok bool) {
+	if p.lit("true") {
+		return true, true
+	}
+	return false, p.lit("false")
+}
+
 func (p *scan) number() int {
 	n := 0
 	for p.i < len(p.s) && p.s[p.i] >= '0' && p.s[p.i] <= '9' {
-		n = n*10 + int(p.s[p.i]-'0')
+		if n < 1<<40 { // more is no pid
+			n = n*10 + int(p.s[p.i]-'0')
+		}
 		p.i++
 	}
 	return n
