@@ -5,7 +5,7 @@
 #   hack/ocitest.sh [--peer runc|crun|crun-1.8]... [--only REGEXP] [--jobs N] [--released] [--out DIR]
 #
 # --peer runs another runtime beside it: one more column, and what it passes berth-oci must pass. --released leaves the
-# suite's seccomp profile of 2018 alone, in which runc and crun can't start (test/ocitest says more). --out keeps what
+# suite's seccomp profile of 2018 alone, in which runc can't start (test/ocitest says more). --out keeps what
 # the programs said.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"

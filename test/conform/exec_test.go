@@ -125,8 +125,8 @@ func TestExecDetached(t *testing.T) {
 func TestExecProcess(t *testing.T) {
 	b := newBox(t, "wait")
 	b.started()
-	score, umask := 500, uint32(0o27)
-	doc := b.json("process.json", &specs.Process{Args: []string{"/probe", "report"}, Cwd: "/tmp", Env: []string{"D=4"}, OOMScoreAdj: &score,
+	umask := uint32(0o27)
+	doc := b.json("process.json", &specs.Process{Args: []string{"/probe", "report"}, Cwd: "/tmp", Env: []string{"D=4"},
 		User: specs.User{UID: 5, GID: 6, AdditionalGids: []uint32{9}, Umask: &umask}, Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Soft: 1, Hard: 2}},
 		Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}}})
 	r := b.oci("exec", "--process", doc, b.id)
@@ -138,7 +138,6 @@ func TestExecProcess(t *testing.T) {
 	equal(t, "uid", s.UID, 5)
 	equal(t, "gid", s.GID, 6)
 	equal(t, "umask", s.Umask, 0o27)
-	equal(t, "oom_score_adj", s.OOM, "500")
 	equal(t, "core limit", s.Rlimits["RLIMIT_CORE"], [2]uint64{1, 2})
 	equal(t, "bounding set", s.Status["CapBnd"], "0000000000000020")
 	equal(t, "effective set", s.Status["CapEff"], "0000000000000000")
@@ -147,6 +146,15 @@ func TestExecProcess(t *testing.T) {
 	}
 	b.refused("exec", "--process", b.json("bad.json", map[string]any{"args": []string{}, "cwd": "/"}), b.id)
 	b.refused("exec", "--process", b.bundle+"/missing.json", b.id)
+}
+
+// config.md, "Linux Process", oomScoreAdj: a process document of exec is one like any other.
+func TestExecProcessOOMScore(t *testing.T) {
+	b := newBox(t, "wait")
+	b.started()
+	score := 500
+	r := b.must("exec", "--process", b.json("process.json", &specs.Process{Args: []string{"/probe", "report"}, Cwd: "/", OOMScoreAdj: &score}), b.id)
+	equal(t, "oom_score_adj", decode(t, r.out).OOM, "500")
 }
 
 // A program given without a slash is looked for in the container's PATH.
