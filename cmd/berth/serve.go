@@ -17,10 +17,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/cri"
-	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/netplugin"
+	"github.com/berth-runtime/berth/oci/apparmor"
 	"github.com/berth-runtime/berth/sandbox"
+	"github.com/berth-runtime/berth/sandbox/compile"
 )
 
 // stopGrace is how long requests in flight may go on after SIGTERM. Pods keep running in any case.
@@ -107,14 +108,14 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	pods, err := sandbox.Open(ctx, sandbox.Options{
 		Root: c.Root, State: c.State, Images: images, Network: network, Handlers: c.handlers(systemd),
 		MonitorBin: c.MonitorBin, SystemdCgroup: systemd, PidsLimit: c.PidsLimit, LogLineMax: int(c.LogLineMax), Log: log,
-		CDIDirs: filepath.SplitList(c.CDISpecDirs),
+		CDIDirs: filepath.SplitList(c.CDISpecDirs), AppArmorProfile: appArmorProfile(ctx, log),
 	})
 	if err != nil {
 		return nil, err
 	}
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: images, Network: network, Version: semver(version), SystemdCgroup: systemd,
-		Config: c.JSON(), Stream: stream.Options{Addr: c.StreamAddress}, Log: log,
+		Config: c.JSON(), Stream: c.Stream.options(), Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open streaming server: %w", err), pods.Close(ctx))
@@ -126,6 +127,17 @@ func (d *daemon) close(ctx context.Context) error {
 	err := errors.Join(d.server.Close(ctx), d.pods.Close(ctx))
 	d.images.Close()
 	return err
+}
+
+// appArmorProfile loads the default profile and returns its name, for containers that ask for none of their own.
+func appArmorProfile(ctx context.Context, log *slog.Logger) string {
+	if apparmor.Enabled() {
+		if err := apparmor.Load(ctx, compile.AppArmorDefault); err != nil {
+			log.Warn("containers that ask for no profile of their own are not confined by AppArmor", "err", err)
+			return compile.Unconfined
+		}
+	}
+	return compile.AppArmorDefault
 }
 
 // systemd reports whether cgroups are made through systemd. With cgroup v1 that brings nothing but trouble.
@@ -173,7 +185,7 @@ func watchSignals(log *slog.Logger) {
 	go func() {
 		for s := range signals {
 			if s == syscall.SIGUSR1 {
-				log.Info("goroutines", "dump", goroutines())
+				log.Info("goroutines", "count", runtime.NumGoroutine(), "dump", goroutines())
 			}
 		}
 	}()

@@ -68,7 +68,7 @@ oci, sandbox/host, sandbox/ns < sandbox/handler;
 sandbox/cdi, sandbox/handler, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
 google.golang.org/grpc, sandbox, cri/stream < cri;
-cri, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
+cri, oci/apparmor, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
 `
 
 // never are arrows that must not exist even though the table's transitivity would allow them: from (with all below it), to.
