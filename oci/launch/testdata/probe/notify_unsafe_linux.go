@@ -33,17 +33,22 @@ const (
 // process any more, and tells how many there were.
 func agent(errno int) {
 	for calls := 0; ; {
-		var n notification
-		_, _, e := unix.Syscall(unix.SYS_IOCTL, 3, notifRecv, uintptr(unsafe.Pointer(&n)))
-		if e == unix.EINTR {
+		poll := []unix.PollFd{{Fd: 3, Events: unix.POLLIN}}
+		if _, err := unix.Poll(poll, -1); err == unix.EINTR {
 			continue
 		}
-		if e != 0 { // ENOENT: nobody is left
+		if poll[0].Revents&unix.POLLIN == 0 { // POLLHUP: nobody is left
 			fmt.Println(calls, "calls")
 			return
 		}
-		calls++
+		var n notification
+		// ENOENT: a signal has interrupted the call, which will come again (seccomp_unotify(2))
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, 3, notifRecv, uintptr(unsafe.Pointer(&n))); e != 0 {
+			continue
+		}
 		r := answer{id: n.id, errno: -int32(errno)}
-		unix.Syscall(unix.SYS_IOCTL, 3, notifSend, uintptr(unsafe.Pointer(&r)))
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, 3, notifSend, uintptr(unsafe.Pointer(&r))); e == 0 {
+			calls++
+		}
 	}
 }
