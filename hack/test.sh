@@ -4,6 +4,8 @@
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 [ "$(id -u)" = 0 ] || say "not root: tests that make namespaces, mounts and cgroups are skipped, conformance is not run"
+need gcc:gcc:"builds the oracle of the seccomp compiler's tests" /usr/include/seccomp.h:libseccomp-dev:"is that oracle"
+export BERTH_ORACLE=required # where it is missing the comparison fails rather than being skipped
 out=$CACHE/test
 rm -rf "$out"
 mkdir -p "$out"
