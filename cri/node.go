@@ -52,6 +52,9 @@ func (n node) Status(ctx context.Context, req *rt.StatusRequest) (*rt.StatusResp
 	}
 	handlers := n.pods.Handlers()
 	for _, h := range handlers {
+		if h.Name == "" {
+			resp.Features.UserNamespacesHostNetwork = h.UserNamespace
+		}
 		if h.Err != "" {
 			resp.Status.Conditions = append(resp.Status.Conditions, handlerBroken(h))
 		}

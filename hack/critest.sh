@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs the CRI conformance suite against a daemon started for it, and ends with "N passed, N failed, N skipped".
 #
-#   hack/critest.sh [--all] [--focus REGEXP] [--skip REGEXP] [--parallel N] [--peer containerd] [--network reference]
-#                   [--handler runc|crun] [--out DIR] [-- critest flags]
+#   hack/critest.sh [--all] [--focus REGEXP] [--skip REGEXP] [--parallel N] [--peer containerd [--runtime PATH]]
+#                   [--network reference] [--handler runc|crun] [--out DIR] [-- critest flags]
 #
 # Default: the specs marked [Conformance], on Berth with its built-in network. --peer runs another runtime: what fails
-# there too is not ours. --handler runs every pod on a
+# there too is not ours. --runtime has containerd call that OCI runtime in place of runc. --handler runs every pod on a
 # foreign OCI runtime. --out keeps the report, the suite's output and the daemon's log.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -18,6 +18,7 @@ while [ $# -gt 0 ]; do
 	--skip) skip=$2; shift ;;
 	--parallel) parallel=$2; shift ;;
 	--peer) daemon=$2; shift ;;
+	--runtime) OCI=$(realpath "$2"); shift ;;
 	--network) NETWORK=$2; shift ;;
 	--out) out=$2; shift ;;
 	--handler) handler=$2; shift ;;
@@ -31,7 +32,9 @@ if [ -z "${inside:-}" ]; then
 	need_root
 	"$ROOT/hack/tools.sh" client critest cni packages
 	"$ROOT/hack/images.sh"
-	if [ "$daemon" = berth ]; then make -s -C "$ROOT" build; else "$ROOT/hack/peers.sh"; fi
+	if [ "$daemon" = berth ] || [ -n "${OCI:-}" ]; then make -s -C "$ROOT" build; fi
+	[ "$daemon" = berth ] || "$ROOT/hack/peers.sh" containerd runc
+	export OCI=${OCI:-}
 	[ -z "$handler" ] || "$ROOT/hack/peers.sh" "$handler"
 	exec "$ROOT/hack/testns.sh" "$0" --inside --focus "$focus" --skip "$skip" --parallel "$parallel" --peer "$daemon" --handler "$handler" \
 		--network "${NETWORK:-builtin}" --out "$out" -- "$@"

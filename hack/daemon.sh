@@ -3,6 +3,7 @@
 #   work_up                 makes $WORK and mounts a tmpfs there
 #   registry_up             serves the test images; mirrors in $WORK/certs.d
 #   daemon_up NAME          NAME is berth or containerd; waits until $ENDPOINT answers; NETWORK=builtin|reference;
+#                           OCI is the OCI runtime that containerd calls, runc unless set;
 #                           HANDLERS="runc crun" are runtime handlers of berth, from .cache/peers
 #   daemon_kill SIGNAL      signals it and waits for its end
 #   work_down               ends daemon and registry, unmounts, removes
@@ -105,7 +106,7 @@ containerd_up() {
 		[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 		  runtime_type = "io.containerd.runc.v2"
 		[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-		  BinaryName = "$CACHE/peers/runc"
+		  BinaryName = "${OCI:-$CACHE/peers/runc}"
 	EOF
 	PATH=$CACHE/peers:$PATH containerd --config "$WORK/containerd.toml" >>"$WORK/daemon.log" 2>&1 &
 	DAEMON_PID=$!

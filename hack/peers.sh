@@ -2,7 +2,7 @@
 # Builds or fetches the runtimes that tests and benchmarks compare with into .cache/peers: containerd with its shim and
 # ctr, runc, and crun. They validate the tests: what fails there is the test's fault.
 #
-#   hack/peers.sh [containerd|runc|crun]...     all without arguments
+#   hack/peers.sh [containerd|runc|crun|crun-1.8]...     the first three without arguments
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 CONTAINERD=v2.4.2
@@ -72,6 +72,20 @@ peer_crun() {
 	"$peers/crun.new" --version >/dev/null || die "crun of Debian $SUITE does not run here"
 	mv "$peers/crun.new" "$peers/crun"
 	echo "$key" >"$peers/crun.stamp"
+}
+
+# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1, so it is shown
+# none.
+peer_crun-1.8() {
+	need /usr/bin/crun:crun:"another OCI runtime to compare with"
+	cat >"$peers/crun-1.8" <<-'END'
+		#!/bin/sh
+		if [ -n "$(cat /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null)" ]; then
+			exec unshare --mount --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec /usr/bin/crun "$@"' crun "$@"
+		fi
+		exec /usr/bin/crun "$@"
+	END
+	chmod +x "$peers/crun-1.8"
 }
 
 # suite_sources writes the machine's Debian source for another suite, in apt's one-line form.

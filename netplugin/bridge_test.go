@@ -69,7 +69,17 @@ func TestBridgeConnects(t *testing.T) {
 	if _, err := w.run("GC", "", "", nil); err != nil {
 		t.Error(err)
 	}
-	waitFor(t, "links and rules as before", func() bool { return snapshot(t) == before })
+	unchanged(t, before)
+}
+
+// unchanged waits until links and rules are as they were.
+func unchanged(t testing.TB, before string) {
+	t.Helper()
+	var now string
+	waitFor(t, "links and rules as before", func() bool { now = snapshot(t); return now == before })
+	if now != before {
+		t.Errorf("before:\n%s\nnow:\n%s", before, now)
+	}
 }
 
 func waitFor(t testing.TB, what string, f func() bool) {

@@ -152,18 +152,23 @@ func (h Handler) Delete(ctx context.Context, id string) error {
 	if h.Native {
 		return h.deleteNative(ctx, id)
 	}
-	if h.Path == "" {
-		// No longer configured: the state is all that is left of a container whose processes and cgroup the caller removes.
-		if h.Root == "" {
-			return nil
-		}
-		return os.RemoveAll(filepath.Join(h.Root, filepath.Base(id)))
+	if _, err := exec.LookPath(h.Path); err != nil {
+		return h.forget(id)
 	}
 	_, err := h.run(ctx, nil, "delete", "--force", id)
 	if err != nil && gone(err) {
 		return nil
 	}
 	return err
+}
+
+// forget removes the state of a container whose runtime is no longer configured or installed: it is all that is left, for its
+// processes and its cgroup are the caller's to remove.
+func (h Handler) forget(id string) error {
+	if h.Root == "" {
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(h.Root, filepath.Base(id)))
 }
 
 func (h Handler) deleteNative(ctx context.Context, id string) error {
@@ -248,7 +253,7 @@ func (h Handler) State(ctx context.Context, id string) (specs.State, error) {
 func (h Handler) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	argv := append(h.global(), args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second // far above what a busy machine needs to read a pipe
 	var out, said bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &said
 	err := cmd.Run()
@@ -271,13 +276,31 @@ func lastLine(s string) string {
 
 // Said takes the message out of a line that a runtime program has logged: runc writes logfmt, with the message last.
 func Said(line string) string {
-	if _, msg, ok := strings.Cut(line, " level=error msg="); ok {
-		if text, err := strconv.Unquote(msg); err == nil {
-			return text
-		}
-		return msg
+	before, msg, ok := strings.Cut(line, " level=error msg=")
+	if !ok {
+		return line
 	}
-	return line
+	if i := strings.LastIndex(before, "time="); i >= 0 {
+		before = before[:i]
+	}
+	if text, err := strconv.Unquote(msg); err == nil {
+		msg = text
+	}
+	return before + msg
+}
+
+// spoken is an error with the message of a runtime program in it made readable.
+type spoken struct{ error }
+
+func (s spoken) Error() string { return Said(s.error.Error()) }
+func (s spoken) Unwrap() error { return s.error }
+
+// Spoken makes what a runtime program logged in err readable.
+func Spoken(err error) error {
+	if err == nil {
+		return nil
+	}
+	return spoken{err}
 }
 
 // Find looks for a runtime's program: an absolute path, or a name in PATH.

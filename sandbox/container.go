@@ -36,6 +36,8 @@ type Container struct {
 	exit chan struct{} // closed once view.ended is true
 	end  deadline
 
+	given atomic.Bool // what only a living container needs was given back
+
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
 	group    *cgroup.Group
@@ -172,7 +174,7 @@ func (c *Container) status() *rt.ContainerStatus {
 	return s
 }
 
-func (c *Container) item() *rt.Container {
+func containerItem(c *Container) *rt.Container {
 	return &rt.Container{
 		Id: c.id, PodSandboxId: c.pod.id, Metadata: c.cfg.GetMetadata(), Image: c.cfg.GetImage(),
 		ImageRef: c.rec.ImageID, ImageId: c.rec.ImageID, State: c.view.Load().state(), CreatedAt: c.rec.CreatedAt,
@@ -205,7 +207,7 @@ func (m *Manager) ListContainers(f *rt.ContainerFilter) []*rt.Container {
 		case f.GetState() != nil && f.GetState().GetState() != c.view.Load().state():
 		case !matches(c.cfg.GetLabels(), f.GetLabelSelector()):
 		default:
-			out = append(out, c.item())
+			out = append(out, containerItem(c))
 		}
 	}
 	return out

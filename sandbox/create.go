@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/berth-runtime/berth/sandbox/cdi"
+	"github.com/berth-runtime/berth/sandbox/handler"
 	"github.com/berth-runtime/berth/sandbox/host"
+	"github.com/berth-runtime/berth/sandbox/monitor"
 	"github.com/berth-runtime/berth/sandbox/operation"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,6 +24,7 @@ import (
 
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/image/overlay"
+	"github.com/berth-runtime/berth/oci"
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/sandbox/compile"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
@@ -90,8 +93,12 @@ type creation struct {
 	cdi     []string // names of CDI devices
 	passwd  []byte   // the image's file, nil: it has none; group likewise
 	group   []byte
+	staged  *handler.Stage      // nil: the native runtime mounts everything itself
 	volumes map[string][]string // directory of each anonymous volume -> the image's directories it is filled from
 }
+
+// firstHeld is the descriptor of the runtime's program that is the first of wire.Spawn.Held: the pod's shared memory.
+const firstHeld = 3
 
 // Bounds on what the image's anonymous volumes take before the container has run.
 const (
@@ -131,13 +138,13 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err != nil {
 		return err
 	}
-	s := k.spawn()
+	s := k.spawn(mon)
 	if err := k.wrap(&s); err != nil {
 		return err
 	}
 	res, _, err := mon.Run(ctx, s, nil)
 	if err != nil {
-		return fmt.Errorf("%s create: %w", c.pod.handler.Name, err)
+		return fmt.Errorf("%s create: %w", c.pod.handler.Name, oci.Spoken(err))
 	}
 	c.show(func(v *containerView) { v.pid = res.Pid })
 	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
@@ -193,10 +200,10 @@ func (k *creation) gather() error {
 	if err := k.imageVolumes(); err != nil {
 		return fmt.Errorf("%w: %w", ErrImageVolume, err)
 	}
-	k.mergeImages()
 	if err := k.anonymousVolumes(); err != nil {
 		return err
 	}
+	k.stage()
 	return k.mountSources()
 }
 
@@ -340,10 +347,7 @@ func (k *creation) paths() (compile.Paths, error) {
 	}
 	if opt := p.cfg.options(); opt.GetIpc() != rt.NamespaceMode_NODE {
 		paths.IPC = filepath.Join(p.nsDir(), "ipc")
-		paths.Shm = "/proc/self/fd/3" // the first held descriptor, see spawn
-	}
-	if !p.handler.Native {
-		k.foreignPaths(&paths)
+		paths.Shm = fmt.Sprintf("/proc/self/fd/%d", firstHeld)
 	}
 	if !p.cfg.hostNetwork() {
 		paths.UTS = filepath.Join(p.nsDir(), "uts")
@@ -399,6 +403,9 @@ func (k *creation) write(spec *specs.Spec) error {
 	if err := k.prepareRoot(spec.Process.Env); err != nil {
 		return fmt.Errorf("prepare overlay: %w", err)
 	}
+	if err := k.ownUpper(); err != nil {
+		return err
+	}
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return fmt.Errorf("encode specification: %w", err)
@@ -424,7 +431,7 @@ func (k *creation) prepareRoot(env []string) error {
 }
 
 // spawn is the order for the monitor: run the runtime's create with the container's pipes or terminal.
-func (k *creation) spawn() wire.Spawn {
+func (k *creation) spawn(mon *monitor.Monitor) wire.Spawn {
 	c, p := k.c, k.c.pod
 	s := wire.Spawn{
 		ID: c.id, PidFile: footprint{c}.pidFile(), TTY: c.cfg.GetTty(), Log: c.rec.LogPath, LogMax: p.m.opt.LogLineMax,
@@ -439,7 +446,7 @@ func (k *creation) spawn() wire.Spawn {
 		// address.
 		s.ConsoleSocket = c.id[:12] + ".tty"
 	}
-	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, s.ConsoleSocket)
+	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, p.consoleArg(mon, s.ConsoleSocket))
 	if !p.m.opt.SystemdCgroup {
 		s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
 	}

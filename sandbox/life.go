@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/berth-runtime/berth/sandbox/operation"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci/cgroup"
@@ -293,10 +295,15 @@ func (f footprint) release() {
 // giveBack removes the runtime's state and the cgroup of an ended container. Idempotent. Who comes while it is being
 // done joins: a runtime that is told to delete a container twice at once fails one of them.
 func (f footprint) giveBack(ctx context.Context) error {
+	if f.c.given.Load() {
+		return nil
+	}
 	req := operation.Request{Key: "give back container " + f.c.id, Budget: clearBudget}
 	_, err := f.c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
 		op.At("run " + f.c.pod.handler.Name + " delete")
-		return "", f.giveBackNow(ctx)
+		err := f.giveBackNow(ctx)
+		f.c.given.Store(err == nil)
+		return "", err
 	})
 	return err
 }
@@ -321,7 +328,7 @@ func (f footprint) giveBackNow(ctx context.Context) error {
 		}
 		g.Close()
 	}
-	if err := removeEmpty(c.rootsDir()); err != nil {
+	if err := c.m.roots().Remove(c.pod.id, c.id); err != nil {
 		return err
 	}
 	err = os.Remove(f.pidFile())
@@ -404,9 +411,31 @@ func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) e
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
-	if err := c.pod.handler.Update(ctx, c.id, res); err != nil {
+	if err := (footprint{c}).limit(ctx, res); err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
 	c.show(func(v *containerView) { v.resources = merged })
 	return c.change(func(rec *containerRecord) { rec.Resources = encode(merged) })
+}
+
+// limit changes the limits in force: all of them or, with an error, none. The native runtime is asked; for a foreign one it is done
+// here, by cgroup, since none promises that.
+func (f footprint) limit(ctx context.Context, r *specs.LinuxResources) error {
+	c := f.c
+	if c.pod.handler.Native {
+		return c.pod.handler.Update(ctx, c.id, r)
+	}
+	g, err := f.cgroup()
+	if err != nil {
+		return err
+	}
+	doc, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	limits := new(cgroup.Resources) // same shape; JSON names match without case
+	if err := json.Unmarshal(doc, limits); err != nil {
+		return err
+	}
+	return g.Set(limits)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/berth-runtime/berth/sandbox/cdi"
 	"github.com/berth-runtime/berth/sandbox/event"
+	"github.com/berth-runtime/berth/sandbox/handler"
 	"github.com/berth-runtime/berth/sandbox/host"
 	"github.com/berth-runtime/berth/sandbox/operation"
 
@@ -56,7 +57,7 @@ type Options struct {
 // Manager owns the pods and containers of one daemon.
 type Manager struct {
 	opt     Options
-	runtime handlers
+	runtime handler.Set
 	host    host.Facts
 	boot    string
 	index   atomic.Pointer[index]
@@ -171,9 +172,11 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 	m := &Manager{opt: opt, host: facts, boot: string(boot[:36])}
 	m.life, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.index.Store(&index{pods: map[string]*Pod{}, ctrs: map[string]*Container{}, podNames: map[string]*Pod{}, ctrNames: map[string]*Container{}})
-	m.runtime.discover(ctx, opt.Handlers, opt.Log)
-	if err := m.openRoots(); err != nil {
-		return nil, err
+	m.runtime.Discover(ctx, opt.Handlers, opt.Log)
+	if m.runtime.Foreign() {
+		if err := m.roots().Open(); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.recover(ctx); err != nil {
 		return nil, fmt.Errorf("recover pods: %w", err)
@@ -201,7 +204,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	if len(m.index.Load().podList) == 0 {
 		// Nobody uses the network any more: what the plugins keep between pods, such as a bridge, is given back.
 		err = errors.Join(err, m.opt.Network.Collect(ctx, nil))
-		m.closeRoots()
+		m.roots().Close()
 	}
 	return err
 }
@@ -220,13 +223,17 @@ func (m *Manager) Container(id string) (*Container, error) {
 	return lookup(m.index.Load().ctrs, "container", id)
 }
 
+// HandlerInfo is what Status reports of a runtime handler.
+type HandlerInfo = handler.Info
+
 // Handlers tells what of optional features each runtime handler has.
-func (m *Manager) Handlers() []HandlerInfo { return m.runtime.info(m.host) }
+func (m *Manager) Handlers() []HandlerInfo { return m.runtime.Info(m.host) }
 
 // paths
 
 func (m *Manager) podDir(id string) string   { return filepath.Join(m.opt.Root, "pods", id) }
 func (m *Manager) podState(id string) string { return filepath.Join(m.opt.State, "pods", id) }
+func (m *Manager) roots() handler.Roots      { return handler.Roots(filepath.Join(m.opt.State, "roots")) }
 func (m *Manager) netnsPath(id string) string {
 	return filepath.Join(m.opt.NetnsDir, "berth-"+id)
 }

@@ -39,7 +39,7 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 	if err := compile.CheckPod(cfg); err != nil {
 		return "", err
 	}
-	h, err := m.runtime.usable(ctx, handler)
+	h, err := m.runtime.Usable(ctx, handler)
 	if err != nil {
 		return "", err
 	}

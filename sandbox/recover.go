@@ -120,35 +120,40 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 		recovery{p}.discard() // building was cut short: nobody was given its id
 		return nil
 	}
-	r := recovery{p}
+	recovery{p}.run(ctx)
+	return nil
+}
+
+// run makes the pod and its containers known as they are now, and tells what ended while nobody looked.
+func (r recovery) run(ctx context.Context) {
+	p := r.p
 	alive := r.connect(ctx)
 	var found []string // what ended without anybody being told
 	for _, e := range r.entries() {
 		ended, err := r.container(ctx, e, alive)
 		if err != nil {
-			m.opt.Log.Warn("container not recovered", "pod", id, "dir", e, "err", err)
+			p.m.opt.Log.Warn("container not recovered", "pod", p.id, "dir", e, "err", err)
 		}
 		if ended {
 			found = append(found, e)
 		}
 	}
-	m.update(func(x *index) { x.addPod(p) })
+	p.m.update(func(x *index) { x.addPod(p) })
 	r.clearRuins()
 	if alive == nil {
 		r.reconnect()
-	} else if r.settle(ctx); rec.Ready && !p.view.Load().ready {
-		found = append(found, id)
+	} else if r.settle(ctx); p.rec.Ready && !p.view.Load().ready {
+		found = append(found, p.id)
 	}
 	for _, id := range found {
 		p.announce(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, id, true)
 	}
-	return nil
 }
 
 // handlerOrGone returns the named handler. For one that is no longer configured it returns what is good enough to remove what
 // is left: a handler without a program.
 func (m *Manager) handlerOrGone(name string) oci.Handler {
-	h, err := m.runtime.get(name)
+	h, err := m.runtime.Get(name)
 	if err != nil {
 		return oci.Handler{Name: name, Root: filepath.Join(m.opt.State, "oci", filepath.Base(name)), Err: err}
 	}

@@ -153,6 +153,9 @@ func (c *config) finish() error {
 	if c.Root == c.State {
 		return fmt.Errorf("root and state are both %s: %w: give each a directory of its own", c.Root, fs.ErrInvalid)
 	}
+	if err := c.Stream.check(); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err

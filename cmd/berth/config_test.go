@@ -28,7 +28,7 @@ func TestBadFile(t *testing.T) {
 		"relative in list":    {"cni_bin_dir = \"/a:b\"\n", []string{":1: ", "cni_bin_dir", `"b"`}},
 		"tcp socket":          {"listen = \"tcp://1.2.3.4:5\"\n", []string{":1: ", "listen", "unix:///"}},
 		"bare path":           {"listen = \"/run/x.sock\"\n", []string{":1: ", "listen", "unix:///"}},
-		"open address":        {"stream_address = \"0.0.0.0:1\"\n", []string{":1: ", "stream_address", "loopback"}},
+		"open address":        {"stream_address = \"0.0.0.0:1\"\n", []string{":1: ", "stream_address", "one address"}},
 		"out of range":        {"log_line_max = 1\n", []string{":1: ", "log_line_max", "128"}},
 		"syntax":              {"root = \"/r\"\nstate = \n", []string{":2: "}},
 		"twice":               {"root = \"/r\"\nroot = \"/s\"\n", []string{":2: "}},
@@ -70,6 +70,10 @@ func TestBadFlags(t *testing.T) {
 		{"--listen /x", "unix:///"},
 		{"--config /nonexistent/x.toml", "/nonexistent/x.toml"},
 		{"extra", "extra"},
+		{"--stream-address 10.0.0.1:1", "TLS is off"},
+		{"--stream-tls --stream-cert /c", "both or neither"},
+		{"--stream-cert /c --stream-key /k", "without stream_tls"},
+		{"--stream-max-sessions 0", "from 1"},
 		{"--builtin-network=perhaps", "builtin-network"},
 	} {
 		if _, err := load(io.Discard, "serve", strings.Fields(c.args)); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -17,7 +17,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/cri"
-	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/netplugin"
 	"github.com/berth-runtime/berth/sandbox"
@@ -89,7 +88,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}})
+	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}, Pinned: list(c.PinnedImages)})
 	if err != nil {
 		return nil, fmt.Errorf("open images in %s: %w", c.Root, err)
 	}
@@ -114,7 +113,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	}
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: images, Network: network, Version: semver(version), SystemdCgroup: systemd,
-		Config: c.JSON(), Stream: stream.Options{Addr: c.StreamAddress}, Log: log,
+		Config: c.JSON(), Stream: c.Stream.options(), Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open streaming server: %w", err), pods.Close(ctx))
@@ -173,7 +172,7 @@ func watchSignals(log *slog.Logger) {
 	go func() {
 		for s := range signals {
 			if s == syscall.SIGUSR1 {
-				log.Info("goroutines", "dump", goroutines())
+				log.Info("goroutines", "count", runtime.NumGoroutine(), "dump", goroutines())
 			}
 		}
 	}()

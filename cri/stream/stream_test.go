@@ -282,12 +282,14 @@ func TestTokens(t *testing.T) {
 }
 
 func TestAddr(t *testing.T) {
-	for addr, ok := range map[string]bool{
-		"127.0.0.1:0": true, "[::1]:80": true, "localhost:0": true, "127.9.9.9:1": true,
-		"0.0.0.0:0": false, ":0": false, "10.0.0.1:1": false, "127.0.0.1": false, "example.org:1": false,
+	for addr, ok := range map[string][2]bool{
+		"127.0.0.1:0": {true, true}, "[::1]:80": {true, true}, "localhost:0": {true, true}, "127.9.9.9:1": {true, true},
+		"0.0.0.0:0": {}, "[::]:1": {}, ":0": {}, "127.0.0.1": {}, "example.org:1": {}, "10.0.0.1:1": {false, true},
 	} {
-		if err := stream.CheckAddr(addr); (err == nil) != ok || err != nil && !errors.Is(err, fs.ErrInvalid) {
-			t.Errorf("%s: %v", addr, err)
+		for i, encrypted := range []bool{false, true} {
+			if err := stream.CheckAddr(addr, encrypted); (err == nil) != ok[i] || err != nil && !errors.Is(err, fs.ErrInvalid) {
+				t.Errorf("%s: %v", addr, err)
+			}
 		}
 	}
 }

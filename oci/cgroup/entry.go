@@ -72,7 +72,7 @@ func (g *Group) Add(pid int) error {
 
 // AddTree moves a running process and all its descendants into g. What they start meanwhile is born where its parent is, so this
 // goes on until there is nobody new. A process that has ended is no error.
-func (g *Group) AddTree(pid int) error {
+func AddTree(g *Group, pid int) error {
 	for todo, seen := []int{pid}, map[int]bool{}; len(todo) > 0; todo = todo[1:] {
 		one := todo[0]
 		if seen[one] {

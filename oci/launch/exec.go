@@ -26,7 +26,9 @@ type ExecOptions struct {
 	Process       *specs.Process // what to run
 	PidFile       string
 	ConsoleSocket string
-	Cgroup        string // "[controller:]name" below the container's own
+	Console       *os.File // connected socket that gets the pty's master if there is one, instead of ConsoleSocket
+	IgnorePaused  bool     // go on in a paused container: the process waits until it is resumed
+	Cgroup        string   // "[controller:]name" below the container's own
 	PreserveFDs   int
 	NoFile        uint64
 	NoSeccomp     bool
@@ -68,10 +70,16 @@ func (e *execution) check() error {
 		e.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	}
 	status := e.ctr.Status()
-	if err != nil || status != state.Running && status != state.Created {
-		return fmt.Errorf("container %s is %s: %w", s.ID, status, fs.ErrInvalid)
+	if err != nil {
+		status = state.Stopped
 	}
-	e.console, err = dialConsole(e.opts.ConsoleSocket)
+	if err := mayExec(s.ID, status, e.opts.IgnorePaused); err != nil {
+		return err
+	}
+	if err := checkLabels(e.opts.Process, ""); err != nil {
+		return err
+	}
+	e.console, err = openConsole(e.opts.ConsoleSocket, e.opts.Console, e.opts.Process.Terminal)
 	return err
 }
 
@@ -261,6 +269,9 @@ func spaceIDs(pid string) map[string]string {
 
 // entry opens the cgroup the process is to be born in: the container's, or one below it.
 func (e *execution) entry() (cgroup.Entry, error) {
+	if e.ctr.State.Cgroup == "" && e.opts.Cgroup == "" {
+		return cgroup.Entry{}, nil // a container without one
+	}
 	g, err := e.ctr.group()
 	if err == nil && g == nil {
 		err = fmt.Errorf("cgroup %s: %w", e.ctr.State.Cgroup, fs.ErrNotExist)

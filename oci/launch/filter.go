@@ -49,6 +49,9 @@ func (r *Runtime) filter(raw json.RawMessage) (filter, error) {
 	if err := json.Unmarshal(raw, &profile); err != nil {
 		return filter{}, fmt.Errorf("linux.seccomp: %w", err)
 	}
+	if profile.ListenerMetadata != "" && profile.ListenerPath == "" {
+		return filter{}, fmt.Errorf("linux.seccomp.listenerMetadata without listenerPath: %w", fs.ErrInvalid)
+	}
 	prog, err := seccomp.Compile(&profile)
 	if err != nil {
 		return filter{}, fmt.Errorf("linux.seccomp: %w", err)

@@ -369,3 +369,29 @@ func TestBindDescriptor(t *testing.T) {
 		t.Errorf("%d %q %q", r.code, r.out, r.err)
 	}
 }
+
+// unified reaches the cgroup2 tree, of a hybrid host too; a controller that is not in it is refused by name.
+func TestUnified(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "sleep")
+	root := "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
+		root += "/unified"
+	}
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
+		t.Skip("needs a cgroup2 mount")
+	}
+	b.spec.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"cgroup.max.descendants": "7"}}
+	b.create()
+	if text, _ := os.ReadFile(root + cgroups + "/" + b.id + "/cgroup.max.descendants"); strings.TrimSpace(string(text)) != "7" {
+		t.Errorf("%q", text)
+	}
+	c := newBox(t, "sleep")
+	c.id += "-none"
+	c.spec.Linux.CgroupsPath += "-none"
+	c.spec.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"nothing.max": "7"}}
+	c.config()
+	if r := c.oci("create", "--bundle", c.bundle, c.id); r.code == 0 || !strings.Contains(r.err, "nothing.max") {
+		t.Errorf("%d %q", r.code, r.err)
+	}
+}

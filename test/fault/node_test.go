@@ -110,7 +110,8 @@ func (l *place) left() []string {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	l.must(err)
 	for m := range strings.Lines(string(mounts)) {
-		if strings.Contains(m, " "+l.dir+"/") {
+		// A daemon keeps one mount of its own; what it mounts below counts.
+		if strings.Contains(m, " "+l.dir+"/") && !strings.Contains(m, " "+l.state+"/roots ") {
 			out = append(out, "mount: "+m)
 		}
 	}
@@ -196,7 +197,7 @@ func (l *place) sweep() {
 	for _, pid := range l.processes() {
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
-	for _, p := range append(l.pins(), glob(l.state+"/pods/*/ns/*")...) {
+	for _, p := range append(append(l.pins(), glob(l.state+"/pods/*/ns/*")...), l.state+"/roots") {
 		unix.Unmount(p, unix.MNT_DETACH)
 	}
 	for _, g := range append(glob("/sys/fs/cgroup/*"+l.parent+"*"), glob("/sys/fs/cgroup"+l.parent+"*")...) {

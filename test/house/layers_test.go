@@ -24,6 +24,7 @@ oci/cgroup/systemd < oci/cgroup;
 # The OCI runtime specification.
 github.com/opencontainers/runtime-spec < oci, sandbox/compile;
 golang.org/x/sys < oci/launch/program, oci/launch/spawn;
+oci/launch/quick < cmd/berth-oci;
 oci/launch/nofile < cmd/berth-oci, oci/launch, oci/launch/plan;
 oci/launch/program < oci/launch/hook;
 golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/seccomp;
@@ -63,7 +64,8 @@ k8s.io/cri-api, oci/cgroup, sandbox/ns < sandbox/metrics;
 tags.cncf.io/container-device-interface, github.com/opencontainers/runtime-spec < sandbox/cdi;
 golang.org/x/sync, k8s.io/cri-api < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
-sandbox/cdi, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
+oci, sandbox/host, sandbox/ns < sandbox/handler;
+sandbox/cdi, sandbox/handler, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
 google.golang.org/grpc, sandbox, cri/stream < cri;
 cri, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;

@@ -123,10 +123,43 @@ func rlimitWarnings(limits []program.Rlimit) []string {
 	return out
 }
 
-func mayRaise() bool {
+func mayRaise() bool { return granted()&(1<<unix.CAP_SYS_RESOURCE) != 0 }
+
+// granted are the capabilities this thread has: in a container's user namespace all of them.
+func granted() uint64 {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	if unix.Capget(&hdr, &data[0]) != nil {
+		return 0
+	}
+	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
+}
+
+// grantable takes out of the sets what this process has not got itself, and says so: the specification wants a warning,
+// not an error (config.md, "Linux Process", capabilities). Capabilities(7): bounding set and permitted only shrink, and
+// nothing becomes inheritable that is not in the bounding set.
+func grantable(c *program.Capabilities) []string {
+	if c == nil {
+		return nil
+	}
+	have := granted()
+	missing := (c.Bounding | c.Effective | c.Permitted | c.Inheritable | c.Ambient) &^ have
+	for _, set := range [...]*uint64{&c.Bounding, &c.Effective, &c.Permitted, &c.Inheritable, &c.Ambient} {
+		*set &= have
+	}
+	lost := c.Inheritable &^ c.Bounding
+	c.Inheritable &= c.Bounding
+	c.Ambient &= c.Inheritable
+	var out []string
+	for n := range 64 {
+		switch bit := uint64(1) << n; {
+		case missing&bit != 0:
+			out = append(out, fmt.Sprintf("capability %d: not granted: the runtime has not got it", n))
+		case lost&bit != 0:
+			out = append(out, fmt.Sprintf("capability %d: not inheritable: not in the bounding set", n))
+		}
+	}
+	return out
 }
 
 func bounding(c *program.Capabilities) error {
@@ -155,7 +188,9 @@ func user(p *program.Process) error {
 		return err
 	}
 	if p.SetGroups {
-		if err := setgroups(p.Groups); err != nil {
+		// A user namespace whose maps an unprivileged user has written has setgroups denied (user_namespaces(7)). The
+		// groups of that user stay then, which nobody has asked to be others.
+		if err := setgroups(p.Groups); err != nil && (len(p.Groups) > 0 || err != unix.EPERM) {
 			return fmt.Errorf("setgroups: %w", err)
 		}
 	}

@@ -85,7 +85,9 @@ func (b *box) wait(listen int) error {
 		}
 		if n == 1 {
 			b.conn = conn
-			return nil
+			// Now, not at the exec: that closes in the order of the numbers, and between conn and this socket the
+			// container would still look created to whoever start has returned to.
+			return unix.Close(listen)
 		}
 		unix.Close(conn)
 	}
@@ -103,6 +105,7 @@ func (b *box) setup() error {
 		return err
 	}
 	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
+	b.warn(grantable(b.prog.Process.Security.Caps)...)
 	return b.home(&b.prog.Process)
 }
 

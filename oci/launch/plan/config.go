@@ -12,9 +12,16 @@ import (
 	"github.com/berth-runtime/berth/oci/cgroup"
 )
 
-// Config is a config.json with its seccomp section left alone.
+// Config is a config.json with its seccomp section left alone, and the sections of other systems: to decode into a type,
+// package encoding/json first looks at all types that it holds, and theirs are a third of all.
 type Config struct {
 	specs.Spec
+	Solaris json.RawMessage `json:"solaris,omitempty"`
+	Windows json.RawMessage `json:"windows,omitempty"`
+	VM      json.RawMessage `json:"vm,omitempty"`
+	ZOS     json.RawMessage `json:"zos,omitempty"`
+	FreeBSD json.RawMessage `json:"freebsd,omitempty"`
+
 	Linux    Linux    `json:"linux"`
 	Warnings []string `json:"-"` // what is not as the config says and need not stop the container
 }
@@ -38,6 +45,20 @@ func Parse(text []byte) (*Config, error) {
 	return c, c.check()
 }
 
+// ParseProcess reads no more of a config.json than its process, for an exec.
+func ParseProcess(text []byte) (*specs.Process, error) {
+	var c struct {
+		Process *specs.Process `json:"process"`
+	}
+	if err := json.Unmarshal(text, &c); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	if c.Process == nil {
+		return nil, invalid("process: missing")
+	}
+	return c.Process, checkProcess(c.Process)
+}
+
 func (c *Config) check() error {
 	switch {
 	case !strings.HasPrefix(c.Version, "1."):
@@ -48,12 +69,12 @@ func (c *Config) check() error {
 		return invalid("process: missing")
 	}
 	for _, refused := range [...]struct {
-		set  bool
-		name string
+		section json.RawMessage
+		name    string
 	}{
-		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"}, {c.FreeBSD != nil, "freebsd"},
+		{c.Solaris, "solaris"}, {c.Windows, "windows"}, {c.VM, "vm"}, {c.ZOS, "zos"}, {c.FreeBSD, "freebsd"},
 	} {
-		if refused.set {
+		if len(refused.section) > 0 && string(refused.section) != "null" {
 			return unsupported(refused.name)
 		}
 	}

@@ -173,6 +173,11 @@ func (m *maker) cgroups(mt *specs.Mount, o *options, field string, spaces *Space
 		}
 		return m.cgroupBind(m.host.CgroupDirs[""], mt.Destination, o, field), nil
 	}
+	if m.host.CgroupPath == "" { // the container has no cgroup: those of the runtime, which show it as much
+		shown := *o
+		shown.recursive, shown.recSet, shown.data = true, o.recSet|unix.MOUNT_ATTR_RDONLY, nil
+		return m.bind(&specs.Mount{Destination: mt.Destination, Source: "/sys/fs/cgroup"}, &shown, field)
+	}
 	if len(o.data) > 0 {
 		m.c.warn("%s.options: %v: not of cgroup v1", field, o.data)
 	}

@@ -16,6 +16,7 @@ import (
 // Host is what has to be known of the host to decide.
 type Host struct {
 	ID, Bundle  string
+	Nested      bool              // the runtime is in a user namespace itself
 	Unified     bool              // cgroup v2 only
 	CgroupPath  string            // of the container
 	CgroupDirs  map[string]string // its directories by controller, cgroup2 under ""
@@ -85,7 +86,7 @@ type maker struct {
 
 // Container decides about a whole container.
 func (c *Config) Container(host Host, spaces *Spaces) (*Plan, error) {
-	m := &maker{c: c, host: host, p: &Plan{}, user: spaces.User != "" || spaces.New&unix.CLONE_NEWUSER != 0}
+	m := &maker{c: c, host: host, p: &Plan{}, user: host.Nested || spaces.User != "" || spaces.New&unix.CLONE_NEWUSER != 0}
 	m.p.Program.Process.Security.Notify = -1
 	m.p.Resources = resources(c.Linux.Resources)
 	steps := [...]func() error{m.readHooks, m.process, func() error { return m.body(spaces) }}

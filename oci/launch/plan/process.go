@@ -241,6 +241,12 @@ var memModes = [...]string{"MPOL_DEFAULT", "MPOL_PREFERRED", "MPOL_BIND", "MPOL_
 // memFlags is a table; it is never written. Index is the bit, from 13 on.
 var memFlags = [...]string{"MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"}
 
+// MemoryModes lists what linux.memoryPolicy.mode may be.
+func MemoryModes() []string { return append([]string(nil), memModes[:]...) }
+
+// MemoryFlags lists what linux.memoryPolicy.flags may have.
+func MemoryFlags() []string { return append([]string(nil), memFlags[:]...) }
+
 func memPolicy(p *specs.LinuxMemoryPolicy) (program.Step, error) {
 	mode := index(memModes[:], string(p.Mode))
 	if mode < 0 {

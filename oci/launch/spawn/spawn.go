@@ -13,6 +13,9 @@
 //	                                    clone(CLONE_PARENT | NEWPID) where a PID or time namespace asks for it
 //	report pipe: errors, pid  <───────  execveat of a descriptor; the pipe closes by itself
 //
+// Where no user or time namespace is concerned the children run in the parent's memory (vfork(2)): one thread of the
+// parent stands still until the exec.
+//
 // Files: spawn_linux.go is the part that runs between clone and exec and may not allocate; this one is ordinary Go.
 package spawn
 
@@ -124,6 +127,7 @@ func Start(r *Request) (*Process, error) {
 // did not work. After an error no process is left.
 func (p *Process) Await() error {
 	defer p.close()
+	failed := record{}
 	for {
 		var rec record
 		n, err := p.report.Read(rec.bytes())
@@ -139,9 +143,12 @@ func (p *Process) Await() error {
 		case rec.Step == stepPid:
 			p.Pid = int(rec.Pid)
 		default:
-			p.Kill()
-			return p.explain(rec)
+			failed = rec // a pid may follow
 		}
+	}
+	if failed.Step != 0 {
+		p.Kill()
+		return p.explain(failed)
 	}
 	if p.Pid != p.first {
 		wait(p.first)
@@ -206,6 +213,18 @@ func (r *Request) unshareFlags() uintptr { return r.New &^ unix.CLONE_NEWPID }
 // namespace entered after the first, or there is a new time namespace, which like it takes effect for children only.
 func (r *Request) twice() bool {
 	return r.Fork || r.New&unix.CLONE_NEWTIME != 0 || r.New&unix.CLONE_NEWPID != 0 && (r.User != nil || r.NewUser)
+}
+
+// shared says whether the children may run in the memory of this process, which then waits until the program is
+// executed, instead of in a copy: page tables need not be copied, and pages not be faulted in again on both sides. Not
+// where the kernel wants a memory of its own, which is so for user and time namespaces (unshare(2), setns(2)); there the
+// maps have to be written meanwhile as well.
+func (r *Request) shared() bool {
+	kinds := r.New
+	for _, j := range r.Join {
+		kinds |= j.Kind
+	}
+	return r.User == nil && !r.NewUser && kinds&(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME) == 0
 }
 
 func kindName(kind uintptr) string {

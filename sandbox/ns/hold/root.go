@@ -241,6 +241,7 @@ func cloneMapped(dir, at string, ns int) error {
 	}
 	return attach(fd, at)
 }
+
 // byDescriptor mounts with fsopen(2), where each layer is an option of its own (Linux 6.7): as many as there are.
 func (o Overlay) byDescriptor() error {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)

@@ -50,6 +50,7 @@ type Node struct {
 	top      string
 	registry *exec.Cmd
 	daemon   *exec.Cmd
+	extra    []string // arguments of a test's own daemon
 	conn     *grpc.ClientConn
 }
 
@@ -60,7 +61,16 @@ var (
 )
 
 // Main runs the tests of a package with a node. It enters namespaces of its own first, so that plain "go test" is enough.
-func Main(m *testing.M) int {
+func Main(m *testing.M) int { return MainWith(m, nil) }
+
+// MainWith is Main for a node whose configuration file is what config gives; cache is the directory of built tools.
+func MainWith(m *testing.M, config func(cache string) string) int {
+	if words := os.Getenv(probeEnv); words != "" {
+		if err := probe(strings.Fields(words)); err != nil {
+			return complain(err)
+		}
+		return 0
+	}
 	if os.Geteuid() != 0 {
 		reason = "needs root: pods are made for real"
 		return m.Run()
@@ -77,7 +87,7 @@ func Main(m *testing.M) int {
 	if os.Getenv("BERTH_IN_TESTNS") == "" {
 		return complain(syscall.Exec(filepath.Join(top, "hack/testns.sh"), append([]string{"testns.sh"}, os.Args...), os.Environ()))
 	}
-	n, err := start(top)
+	n, err := start(top, config)
 	if n != nil {
 		defer n.stop()
 	}
@@ -138,7 +148,8 @@ func (n *Node) owned() leak.Options {
 	if n.Root == "" {
 		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
-	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"), filepath.Join(n.Root, "layers")}}
+	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"),
+		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp")}} // compiled filters, kept by content
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.
@@ -149,13 +160,13 @@ func (n *Node) Foreign(t *testing.T) {
 	}
 }
 
-func start(top string) (*Node, error) {
-	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS")}
+func start(top string, config func(cache string) string) (*Node, error) {
+	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS"), extra: []string{"--builtin-network"}}
 	if n.Endpoint != "" {
 		if err := n.connect(); err != nil {
 			return n, err
 		}
-		return n, n.warm()
+		return n, n.Warm()
 	}
 	dir, err := os.MkdirTemp("", "berth-e2e-")
 	if err != nil {
@@ -172,7 +183,11 @@ func start(top string) (*Node, error) {
 		}
 	}
 	// The machine's own configuration does not count.
-	if err := os.WriteFile(filepath.Join(dir, "config.toml"), nil, 0o644); err != nil {
+	text := ""
+	if config != nil {
+		text = config(n.Cache())
+	}
+	if err := n.Configure(text); err != nil {
 		return n, err
 	}
 	if err := n.serveImages(); err != nil {
@@ -181,13 +196,19 @@ func start(top string) (*Node, error) {
 	if err := n.Launch(); err != nil {
 		return n, err
 	}
-	return n, n.warm()
+	return n, n.Warm()
+}
+
+// Configure replaces the configuration file, for the next Launch.
+func (n *Node) Configure(text string) error {
+	return os.WriteFile(filepath.Join(n.Dir, "config.toml"), []byte(text), 0o644)
 }
 
 // CDI is the directory of CDI files of the daemon under test. A test makes it and removes it.
 func (n *Node) CDI() string { return filepath.Join(n.Dir, "cdi") }
 
-func (n *Node) cache() string {
+// Cache is the directory of what the scripts have built and fetched.
+func (n *Node) Cache() string {
 	if c := os.Getenv("BERTH_CACHE"); c != "" {
 		return c
 	}
@@ -196,7 +217,7 @@ func (n *Node) cache() string {
 
 func (n *Node) serveImages() error {
 	at := filepath.Join(n.Dir, "registry")
-	n.registry = exec.Command(filepath.Join(n.cache(), "bin/images"), "serve", "--cache", filepath.Join(n.cache(), "images"),
+	n.registry = exec.Command(filepath.Join(n.Cache(), "bin/images"), "serve", "--cache", filepath.Join(n.Cache(), "images"),
 		"--dir", filepath.Join(n.Dir, "certs.d"), "--addr-file", at)
 	n.registry.Stderr = os.Stderr
 	if err := n.registry.Start(); err != nil {
@@ -212,9 +233,10 @@ func (n *Node) Launch() error {
 		return err
 	}
 	defer log.Close()
-	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
-		"--cni-conf-dir", filepath.Join(n.Dir, "cni"), "--cni-bin-dir", filepath.Join(n.cache(), "cni"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network", "--cdi-spec-dirs", n.CDI())
+	args := []string{"serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
+		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI()}
+	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
@@ -272,9 +294,9 @@ func (n *Node) disconnect() {
 	}
 }
 
-// warm runs one pod with a host port, so that what is made once per node (the bridge, tables and chains) is there before
+// Warm runs one pod with a host port, so that what is made once per node (the bridge, tables and chains) is there before
 // anything is compared.
-func (n *Node) warm() error {
+func (n *Node) Warm() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cfg := PodConfig("warm", n.Dir)

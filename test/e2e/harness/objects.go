@@ -68,10 +68,16 @@ type Pod struct {
 // Run runs a pod.
 func (n *Node) Run(t *testing.T, cfg *rt.PodSandboxConfig) *Pod {
 	t.Helper()
+	return n.RunOn(t, cfg, "")
+}
+
+// RunOn runs a pod on a runtime handler.
+func (n *Node) RunOn(t *testing.T, cfg *rt.PodSandboxConfig, handler string) *Pod {
+	t.Helper()
 	if err := os.MkdirAll(cfg.LogDirectory, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	id, err := n.Runtime.RunPodSandbox(t.Context(), cfg, "")
+	id, err := n.Runtime.RunPodSandbox(t.Context(), cfg, handler)
 	if err != nil {
 		t.Fatalf("RunPodSandbox: %v", err)
 	}

@@ -1,4 +1,15 @@
-package sandbox
+// Package handler knows the configured OCI runtimes: which there are, what each can do, and what a foreign one needs around it.
+//
+// The native runtime takes a root file system as a mount in the specification, and descriptors as sources. A foreign one (runc,
+// crun, …) expects directories where everything is mounted already. Mounting them on the host would leave mounts behind, so each
+// run of its "create" gets a mount namespace of its own in which that is done (Stage), of which the container's is a copy.
+//
+//	Set      the runtimes by name; Discover asks them for their features
+//	Roots    the directory below which Stages are mounted
+//	Stage    what is mounted for one container
+//
+// Nothing of pods or the CRI may live here.
+package handler
 
 import (
 	"context"
@@ -13,15 +24,15 @@ import (
 	"github.com/berth-runtime/berth/sandbox/host"
 )
 
-// handlers are the configured OCI runtimes, the default first. What a foreign one can do is asked when the daemon starts; one
+// Set is the configured OCI runtimes, the default first. What a foreign one can do is asked when the daemon starts; one
 // that could not be used then is asked again when a pod wants it.
-type handlers struct {
+type Set struct {
 	list atomic.Pointer[[]oci.Handler]
 	mu   sync.Mutex // guards replacing list
 }
 
-// discover asks every foreign runtime, side by side. A runtime that can't be used costs the pods that want it, nothing else.
-func (h *handlers) discover(ctx context.Context, list []oci.Handler, log *slog.Logger) {
+// Discover asks every foreign runtime, side by side. A runtime that can't be used costs the pods that want it, nothing else.
+func (h *Set) Discover(ctx context.Context, list []oci.Handler, log *slog.Logger) {
 	list = slices.Clone(list)
 	var all sync.WaitGroup
 	for i := range list {
@@ -48,8 +59,8 @@ func (h *handlers) discover(ctx context.Context, list []oci.Handler, log *slog.L
 	h.list.Store(&list)
 }
 
-// get returns the runtime handler of that name; "" is the default.
-func (h *handlers) get(name string) (oci.Handler, error) {
+// Get returns the runtime handler of that name; "" is the default.
+func (h *Set) Get(name string) (oci.Handler, error) {
 	list := *h.list.Load()
 	if name == "" {
 		return list[0], nil
@@ -59,12 +70,12 @@ func (h *handlers) get(name string) (oci.Handler, error) {
 			return one, nil
 		}
 	}
-	return oci.Handler{}, fmt.Errorf("runtime handler %s is not configured: %w", short(name), fs.ErrInvalid)
+	return oci.Handler{}, fmt.Errorf("runtime handler %.80q is not configured: %w", name, fs.ErrInvalid)
 }
 
-// usable is get for a new pod: the handler has to work. One that did not is asked again.
-func (h *handlers) usable(ctx context.Context, name string) (oci.Handler, error) {
-	one, err := h.get(name)
+// Usable is Get for a new pod: the handler has to work. One that did not is asked again.
+func (h *Set) Usable(ctx context.Context, name string) (oci.Handler, error) {
+	one, err := h.Get(name)
 	if err != nil || one.Usable() == nil {
 		return one, err
 	}
@@ -81,13 +92,13 @@ func (h *handlers) usable(ctx context.Context, name string) (oci.Handler, error)
 	return one, one.Usable()
 }
 
-// foreign reports whether there is any runtime but the native one.
-func (h *handlers) foreign() bool {
+// Foreign reports whether there is any runtime but the native one.
+func (h *Set) Foreign() bool {
 	return slices.ContainsFunc(*h.list.Load(), func(one oci.Handler) bool { return !one.Native })
 }
 
-// HandlerInfo is what Status reports of a runtime handler (CRI RuntimeHandlerFeatures).
-type HandlerInfo struct {
+// Info is what Status reports of a runtime handler (CRI RuntimeHandlerFeatures).
+type Info struct {
 	Name                             string `json:"name"`
 	Path                             string `json:"path"`
 	Version                          string `json:"ociVersion,omitempty"` // newest runtime-spec
@@ -95,10 +106,10 @@ type HandlerInfo struct {
 	Err                              string `json:"error,omitempty"` // why it can't be used
 }
 
-// info lists the default handler under the empty name, then every handler by its own. What the kernel lacks, no handler has.
-func (h *handlers) info(facts host.Facts) []HandlerInfo {
-	one := func(name string, x oci.Handler) HandlerInfo {
-		i := HandlerInfo{Name: name, Path: x.Path, Version: x.Able.Version}
+// Info lists the default handler under the empty name, then every handler by its own. What the kernel lacks, no handler has.
+func (h *Set) Info(facts host.Facts) []Info {
+	one := func(name string, x oci.Handler) Info {
+		i := Info{Name: name, Path: x.Path, Version: x.Able.Version}
 		if x.Err != nil {
 			i.Err = x.Err.Error()
 			return i
@@ -108,7 +119,7 @@ func (h *handlers) info(facts host.Facts) []HandlerInfo {
 		return i
 	}
 	list := *h.list.Load()
-	out := []HandlerInfo{one("", list[0])}
+	out := []Info{one("", list[0])}
 	for _, x := range list {
 		out = append(out, one(x.Name, x))
 	}
