@@ -224,14 +224,8 @@ func (c *creation) send() error {
 	}
 	if c.group != nil {
 		c.group.Settle()
-		// before the init looks at anything of the image: no device of the image's is opened by way of the init
-		if r := c.plan.Resources; r != nil && len(r.Devices) > 0 {
-			if err := c.group.Set(&cgroup.Resources{Devices: r.Devices}); err != nil {
-				return err
-			}
-		}
 	}
-	if err := c.delegate(); err != nil {
+	if err := errors.Join(c.deny(), c.delegate()); err != nil {
 		return err
 	}
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))

@@ -44,10 +44,20 @@ func (c *creation) enterCgroup() error {
 	}
 	if r := c.config.Linux.Resources; r != nil {
 		limits := *r
-		limits.Devices, limits.Pids = nil, nil // in send and limit: they are the plan's, and init has a few threads
+		limits.Devices, limits.Pids = nil, nil // in deny and limit
 		return c.group.Set(&limits)
 	}
 	return nil
+}
+
+// deny puts the device rules in force, before the init looks at anything of the image: so no device of the image's is
+// opened by way of the init. The nodes that it makes itself are allowed to all (plan.resources).
+func (c *creation) deny() error {
+	r := c.plan.Resources
+	if c.group == nil || r == nil || len(r.Devices) == 0 {
+		return nil
+	}
+	return c.group.Set(&cgroup.Resources{Devices: r.Devices})
 }
 
 // limit applies what would be in init's way: the number of tasks.
