@@ -22,12 +22,12 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 	}
 	field := fmt.Sprintf("mounts[%d]", i)
 	var steps []program.Step
-	stand := m.stand(mt, &o, spaces)
+	standIn := stand(mt, &o, spaces, m.user)
 	switch {
 	case o.remount:
 		return remount(mt, &o, field)
-	case stand != nil:
-		steps, err = m.bind(stand, &o, field)
+	case standIn != nil:
+		steps, err = m.bind(standIn, &o, field)
 	case o.bind || mt.Type == "bind":
 		steps, err = m.bind(mt, &o, field)
 	case mt.Type == "overlay":
@@ -49,10 +49,10 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 
 // stand returns the bind that stands for a file system that may not be mounted: one that shows a namespace that the
 // container's user namespace does not own. o becomes the bind's options. It is nil for all other mounts.
-func (m *maker) stand(mt *specs.Mount, o *options, spaces *Spaces) *specs.Mount {
+func stand(mt *specs.Mount, o *options, spaces *Spaces, user bool) *specs.Mount {
 	kind, path := uintptr(unix.CLONE_NEWNET), "/sys"
 	switch {
-	case !m.user || o.remount || o.bind:
+	case !user || o.remount || o.bind:
 		return nil
 	case mt.Type == "sysfs":
 	case mt.Type == "proc":
