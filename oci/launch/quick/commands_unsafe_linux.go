@@ -37,7 +37,6 @@ type args struct {
 
 // parse reads the arguments; false when there is one it does not know.
 func (a *args) parse(sp *uintptr, argc int) bool {
-	a.root = "/run/berth-oci"
 	i := 1
 	for ; i+1 < argc; i++ {
 		switch s := arg(sp, i); s {
@@ -64,6 +63,9 @@ func (a *args) parse(sp *uintptr, argc int) bool {
 		default:
 			return false
 		}
+	}
+	if a.root == "" && !variable(sp, argc, "XDG_RUNTIME_DIR=") { // without root that is where the state may be
+		a.root = "/run/berth-oci"
 	}
 	return a.command != "" && a.id != "" && a.root != ""
 }
