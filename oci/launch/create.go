@@ -246,7 +246,10 @@ func (c *creation) record() error {
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	c.st.StartTime, c.st.Early = start, &state.Early{Dirs: cgroup.Directories(c.group)}
+	c.st.StartTime = start
+	if c.group != nil {
+		c.st.Early = &state.Early{Dirs: cgroup.Directories(c.group)}
+	}
 	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop
 	if err := c.dir.Write(c.st); err != nil {
