@@ -9,6 +9,7 @@ const (
 	sysRead      = 0
 	sysWrite     = 1
 	sysClose     = 3
+	sysNanosleep = 35
 	sysSocket    = 41
 	sysConnect   = 42
 	sysExitGroup = 231
@@ -21,8 +22,9 @@ const (
 	oNofollow  = 0x20000
 	oCloexec   = 0x80000
 
-	eintr  = 4
 	enoent = 2
+	eintr  = 4
+	ebusy  = 16
 
 	afUnix      = 1
 	sockStream  = 1
@@ -221,12 +223,29 @@ func removeGroups(list string) bool {
 		if !n.add(list[begin+1 : end]) {
 			return false
 		}
-		if e := int(syscall6(sysUnlinkat, ^uintptr(99), n.ptr(), atRemove, 0, 0, 0)); e != 0 && e != -enoent {
+		if !n.remove() {
 			return false
 		}
 		list = list[:begin]
 	}
 	return true
+}
+
+// remove removes a cgroup's directory. A process that has ended leaves it a moment later, so one that is busy is tried
+// again for two milliseconds, which is what the ordinary program would take to start.
+func (n *name) remove() bool {
+	for range 20 {
+		e := int(syscall6(sysUnlinkat, ^uintptr(99), n.ptr(), atRemove, 0, 0, 0))
+		if e == 0 || e == -enoent {
+			return true
+		}
+		if e != -ebusy {
+			return false
+		}
+		pause := [2]int64{0, 100_000} // struct timespec
+		call(sysNanosleep, uintptr(unsafe.Pointer(&pause)), 0, 0)
+	}
+	return false
 }
 
 // removeDir removes the container's directory, whose record goes last: as long as it is there, so is what it tells of.
