@@ -37,6 +37,11 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 		// a user namespace that does not own the network namespace may not mount sysfs: the host's, read-only
 		o.recursive, o.recSet, o.data = true, o.recSet|unix.MOUNT_ATTR_RDONLY, nil
 		steps, err = m.bind(&specs.Mount{Destination: mt.Destination, Source: "/sys"}, &o, field)
+	case mt.Type == "proc" && m.user && spaces.New&unix.CLONE_NEWPID == 0 && !joins(spaces, unix.CLONE_NEWPID):
+		// the same of procfs and the PID namespace: the runtime's, which shows just the processes the container is among.
+		// With all that is mounted on it, since some of that hides things.
+		o.recursive, o.data = true, nil
+		steps, err = m.bind(&specs.Mount{Destination: mt.Destination, Source: "/proc"}, &o, field)
 	case mt.Type == "":
 		return nil, invalid("%s.type: empty and not a bind", field)
 	default:
@@ -168,6 +173,8 @@ func (m *maker) filesystem(mt *specs.Mount, o *options) []program.Step {
 func (m *maker) cgroups(mt *specs.Mount, o *options, field string, spaces *Spaces) ([]program.Step, error) {
 	if m.host.Unified {
 		if spaces.New&unix.CLONE_NEWCGROUP != 0 {
+			// "Cgroup ownership": when its own cgroup is what the container sees, and writes to
+			m.p.Delegate = m.p.Delegate || mt.Source == "cgroup" && mt.Destination == "/sys/fs/cgroup" && o.set&unix.MOUNT_ATTR_RDONLY == 0
 			slot := m.make("cgroup2", append([]string{"source=cgroup"}, o.data...), o.set, mt.Destination)
 			return []program.Step{{Op: program.OpMount, Slot: slot, Path: mt.Destination}}, nil
 		}
