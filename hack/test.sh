@@ -30,13 +30,20 @@ gotests() {
 
 gotests "unit, house, integration" "$ROOT" ./...
 gotests images "$ROOT/test/images" ./...
+gotests "runtime validation, its driver" "$ROOT/test/ocitest" ./...
 gotests end-to-end "$ROOT/test/e2e" -p 1 -timeout 20m ./...
-if [ "$(id -u)" = 0 ]; then
-	say "== critest [Conformance]"
-	lines=$(wc -l <"$TOTALS")
-	"$ROOT/hack/critest.sh" --out "$out/critest" || failed=1
-	# A suite that could not even begin has failed once.
+
+# suite NAME COMMAND...: a suite that adds its totals itself. One that could not even begin has failed once.
+suite() {
+	local lines; lines=$(wc -l <"$TOTALS")
+	say "== $1"; shift
+	"$@" || failed=1
 	[ "$(wc -l <"$TOTALS")" -gt "$lines" ] || echo 0 1 0 >>"$TOTALS"
+}
+if [ "$(id -u)" = 0 ]; then
+	suite "validation programs of runtime-tools" "$ROOT/hack/ocitest.sh" --out "$out/ocitest"
+	suite "podman" "$ROOT/hack/podman.sh" --out "$out/podman"
+	suite "critest [Conformance]" "$ROOT/hack/critest.sh" --out "$out/critest"
 fi
 
 say "== what is left"

@@ -176,8 +176,9 @@ func (k *creation) holdImage() error {
 func (k *creation) gather() error {
 	c, cfg := k.c, k.img.Config
 	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.Compile,
-		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native, NoHostDevices: c.pod.handler.NoHostDevices},
-		Image:   compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
+		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, AppArmorProfile: c.m.opt.AppArmorProfile,
+			EscapeEnv: c.pod.handler.Native, NoHostDevices: c.pod.handler.NoHostDevices},
+		Image: compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
 	for path := range cfg.Volumes {
 		k.in.Image.Volumes = append(k.in.Image.Volumes, path)
 	}

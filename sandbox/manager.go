@@ -40,18 +40,19 @@ var (
 
 // Options are what a Manager stands on. The image store and the network stay the caller's to close.
 type Options struct {
-	Root, State    string // absolute directories, made by Open where missing
-	NetnsDir       string // where network namespaces are pinned; "" is /run/netns
-	Images         *image.Store
-	Network        *netplugin.Manager
-	Handlers       []oci.Handler // the first is the default, also known as ""
-	MonitorBin     string        // berth-monitor
-	CDIDirs        []string      // of CDI device descriptions; nil: cdi.DefaultDirs
-	SystemdCgroup  bool
-	PidsLimit      int64 // per container, 0 = none
-	LogLineMax     int   // bytes of content after which a log line is split; 0 = 16384
-	Log            *slog.Logger
-	SampleInterval int // seconds between samples of writable layers; 0 = 10
+	Root, State     string // absolute directories, made by Open where missing
+	NetnsDir        string // where network namespaces are pinned; "" is /run/netns
+	Images          *image.Store
+	Network         *netplugin.Manager
+	Handlers        []oci.Handler // the first is the default, also known as ""
+	MonitorBin      string        // berth-monitor
+	CDIDirs         []string      // of CDI device descriptions; nil: cdi.DefaultDirs
+	SystemdCgroup   bool
+	PidsLimit       int64  // per container, 0 = none
+	AppArmorProfile string // of containers that ask for none; as compile.Options has it
+	LogLineMax      int    // bytes of content after which a log line is split; 0 = 16384
+	Log             *slog.Logger
+	SampleInterval  int // seconds between samples of writable layers; 0 = 10
 }
 
 // Manager owns the pods and containers of one daemon.

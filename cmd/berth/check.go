@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/apparmor"
 )
 
 // feature is something of the kernel that the daemon uses, found out by trying it.
@@ -41,6 +43,7 @@ func features() []feature {
 		{"seccomp filters", trySeccomp, "containers that ask for a profile are refused", false},
 		{"nftables", tryNFTables, "no built-in network", false},
 		{"AppArmor", exists("/sys/kernel/security/apparmor/profiles"), "pods that ask for a profile are refused", false},
+		{"AppArmor's compiler", apparmor.Parser, "containers that ask for no profile of their own are not confined by AppArmor", false},
 		{"SELinux", exists("/sys/fs/selinux/enforce"), "labels are ignored", false},
 	}
 }

@@ -19,7 +19,9 @@ import (
 	"github.com/berth-runtime/berth/cri"
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/netplugin"
+	"github.com/berth-runtime/berth/oci/apparmor"
 	"github.com/berth-runtime/berth/sandbox"
+	"github.com/berth-runtime/berth/sandbox/compile"
 )
 
 // stopGrace is how long requests in flight may go on after SIGTERM. Pods keep running in any case.
@@ -106,7 +108,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	pods, err := sandbox.Open(ctx, sandbox.Options{
 		Root: c.Root, State: c.State, Images: images, Network: network, Handlers: c.handlers(systemd),
 		MonitorBin: c.MonitorBin, SystemdCgroup: systemd, PidsLimit: c.PidsLimit, LogLineMax: int(c.LogLineMax), Log: log,
-		CDIDirs: filepath.SplitList(c.CDISpecDirs),
+		CDIDirs: filepath.SplitList(c.CDISpecDirs), AppArmorProfile: appArmorProfile(ctx, log),
 	})
 	if err != nil {
 		return nil, err
@@ -125,6 +127,17 @@ func (d *daemon) close(ctx context.Context) error {
 	err := errors.Join(d.server.Close(ctx), d.pods.Close(ctx))
 	d.images.Close()
 	return err
+}
+
+// appArmorProfile loads the default profile and returns its name, for containers that ask for none of their own.
+func appArmorProfile(ctx context.Context, log *slog.Logger) string {
+	if apparmor.Enabled() {
+		if err := apparmor.Load(ctx, compile.AppArmorDefault); err != nil {
+			log.Warn("containers that ask for no profile of their own are not confined by AppArmor", "err", err)
+			return compile.Unconfined
+		}
+	}
+	return compile.AppArmorDefault
 }
 
 // systemd reports whether cgroups are made through systemd. With cgroup v1 that brings nothing but trouble.

@@ -95,7 +95,7 @@ type Options struct {
 	CgroupWritable  bool     // /sys/fs/cgroup is writable without privilege
 	Tun             bool     // /dev/net/tun may be made and used
 	DefaultCaps     []string // capabilities given by default; nil: DefaultCaps()
-	AppArmorProfile string   // RuntimeDefault's name; "": AppArmorDefault
+	AppArmorProfile string   // RuntimeDefault's name; "": AppArmorDefault; Unconfined: none
 	EscapeEnv       bool     // the runtime program decodes EscapedEnv entries
 	// NoHostDevices keeps the host's devices out of privileged containers, whose
 	// device rules are then those of any container.

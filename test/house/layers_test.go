@@ -60,15 +60,16 @@ google.golang.org/protobuf < k8s.io/cri-api;
 k8s.io/cri-api, github.com/opencontainers/runtime-spec, github.com/moby/profiles < sandbox/compile;
 github.com/containerd/cgroups, golang.org/x/sys, sandbox/compile < sandbox/host;
 k8s.io/cri-api < sandbox/event;
+golang.org/x/sys < sandbox/checkpoint;
 k8s.io/cri-api, oci/cgroup, sandbox/ns < sandbox/metrics;
 tags.cncf.io/container-device-interface, github.com/opencontainers/runtime-spec < sandbox/cdi;
 golang.org/x/sync, k8s.io/cri-api < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
 oci, sandbox/host, sandbox/ns < sandbox/handler;
-sandbox/cdi, sandbox/handler, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
+sandbox/cdi, sandbox/checkpoint, sandbox/handler, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
 google.golang.org/grpc, sandbox, cri/stream < cri;
-cri, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
+cri, oci/apparmor, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
 `
 
 // never are arrows that must not exist even though the table's transitivity would allow them: from (with all below it), to.
