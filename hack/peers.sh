@@ -2,7 +2,9 @@
 # Builds or fetches the runtimes that tests and benchmarks compare with into .cache/peers: containerd with its shim and
 # ctr, runc, and crun. They validate the tests: what fails there is the test's fault.
 #
-#   hack/peers.sh [containerd|runc|crun|crun-1.8]...     the first three without arguments
+#   hack/peers.sh [containerd|runc|crun|crun-1.8|crun-new]...     the first three without arguments
+#
+# crun-1.8 is Debian 12's, crun-new the newest in Debian, which hack/bench.sh oci compares with.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 CONTAINERD=v2.4.2
@@ -33,9 +35,11 @@ peer_runc() {
 # touching its packages: an apt configuration of its own, packages unpacked into a directory, and a copy of the program
 # that names the loader and the libraries there by absolute path (it executes itself out of a memfd, where neither a
 # wrapper nor $ORIGIN would work).
-peer_crun() {
-	local key="$SUITE $peers"
-	fresh "$peers/crun.stamp" "$key" && [ -x "$peers/crun" ] && return
+peer_crun() { unpack_crun crun; }
+peer_crun-new() { SUITE=sid unpack_crun crun-new; }
+unpack_crun() {
+	local key="$SUITE $peers" name=$1
+	fresh "$peers/$name.stamp" "$key" && [ -x "$peers/$name" ] && return
 	command -v apt-get >/dev/null || die "crun is taken from Debian's packages, and this is no Debian"
 	need patchelf:patchelf:"lets crun of another Debian suite use that suite's libraries"
 	say "fetching crun of Debian $SUITE (once)"
@@ -63,15 +67,17 @@ peer_crun() {
 		rm -rf "$apt"
 		die "crun of Debian $SUITE could not be fetched"
 	fi
-	rm -rf "$peers/crun.d"
-	mkdir "$peers/crun.d"
-	find "$apt/root" -path '*/gconv/*' -prune -o ! -type d \( -name '*.so' -o -name '*.so.*' \) -exec cp -L {} "$peers/crun.d/" \;
-	cp "$apt/root/usr/bin/crun" "$peers/crun.new"
-	patchelf --set-interpreter "$(ls "$peers"/crun.d/ld-linux*.so.*)" --force-rpath --set-rpath "$peers/crun.d" "$peers/crun.new"
+	rm -rf "$peers/$name.d"
+	mkdir "$peers/$name.d"
+	find "$apt/root" -path '*/gconv/*' -prune -o ! -type d \( -name '*.so' -o -name '*.so.*' \) -exec cp -L {} "$peers/$name.d/" \;
+	cp "$apt/root/usr/bin/crun" "$peers/$name.tmp"
+	# one at a time: both at once spoil the program where the paths are long (patchelf 0.14)
+	patchelf --set-interpreter "$(ls "$peers/$name.d"/ld-linux*.so.*)" "$peers/$name.tmp"
+	patchelf --force-rpath --set-rpath "$peers/$name.d" "$peers/$name.tmp"
 	rm -rf "$apt"
-	"$peers/crun.new" --version >/dev/null || die "crun of Debian $SUITE does not run here"
-	mv "$peers/crun.new" "$peers/crun"
-	echo "$key" >"$peers/crun.stamp"
+	"$peers/$name.tmp" --version >/dev/null || die "crun of Debian $SUITE does not run here"
+	mv "$peers/$name.tmp" "$peers/$name"
+	echo "$key" >"$peers/$name.stamp"
 }
 
 # The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1, so it is shown

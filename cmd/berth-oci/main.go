@@ -1,4 +1,9 @@
 // Command berth-oci is an OCI runtime with the command line of runc. See package oci/launch.
+//
+// The runtime need not look for a CPU limit: it is short-lived, and reading the mount table for it grows with the node.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (
@@ -87,7 +92,7 @@ func (a *app) run(args []string) (int, error) {
 func (a *app) command(name string) func(context.Context, []string) (int, error) {
 	return map[string]func(context.Context, []string) (int, error){
 		"create": a.create, "run": a.runContainer, "start": a.start, "state": a.state, "kill": a.kill, "delete": a.delete,
-		"exec": a.exec, "ps": a.ps, "update": a.update, "pause": a.pause, "resume": a.resume, "list": a.list, "events": a.events,
+		"exec": a.exec, "ps": a.ps, "update": a.update, "pause": a.pause, "checkpoint": a.checkpoint, "resume": a.resume, "list": a.list, "events": a.events,
 		"features": a.features, "spec": a.spec,
 	}[name]
 }

@@ -110,3 +110,20 @@ func bytes(s string) (int64, error) {
 	}
 	return n << shift, nil
 }
+
+// checkpoint has the flags of runc that mean something here.
+func (a *app) checkpoint(ctx context.Context, args []string) (int, error) {
+	f := flags("checkpoint")
+	o := launch.CheckpointOptions{}
+	f.StringVar(&o.Images, "image-path", "checkpoint", "directory of CRIU's images")
+	f.StringVar(&o.Work, "work-path", "", "directory of CRIU's log and statistics")
+	f.BoolVar(&o.LeaveRunning, "leave-running", false, "let the container go on")
+	f.BoolVar(&o.TCPEstablished, "tcp-established", false, "admit open TCP connections")
+	f.BoolVar(&o.UnixSockets, "ext-unix-sk", false, "admit unix sockets to others")
+	f.BoolVar(&o.FileLocks, "file-locks", false, "admit file locks")
+	rest, err := parse(f, args, 1)
+	if err != nil {
+		return 2, err
+	}
+	return 0, a.with(rest[0], func(c *launch.Container) error { return c.Checkpoint(ctx, o) })
+}

@@ -18,6 +18,7 @@ import (
 func (b *box) finish() error {
 	p := &b.prog.Process
 	unix.Umask(int(p.Umask))
+	ownNull()
 	ownStreams(int(p.UID), b.tty)
 	steps := [...]struct {
 		name string
@@ -44,7 +45,30 @@ func (b *box) finish() error {
 			return fmt.Errorf("%s: %w", steps[i].name, err)
 		}
 	}
+	// startContainer hooks are programs of the container's: they get no more than its process does.
+	if err := b.run(b.prog.Finish); err != nil {
+		return err
+	}
 	return execute(p)
+}
+
+// ownNull replaces a standard stream that is the host's null device by the container's: a descriptor into the host's /dev is
+// a way out of the container, and one that a checkpoint could not write down. Without such a device it stays.
+func ownNull() {
+	for fd := range 3 {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+			continue
+		}
+		own, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return
+		}
+		if unix.Fstat(own, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			unix.Dup3(own, fd, 0)
+		}
+		unix.Close(own)
+	}
 }
 
 // ownStreams gives the standard streams to the container's user, who may want to open /dev/stdout again. Terminals of
@@ -249,6 +273,9 @@ func (b *box) seccomp(now bool) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if s.Notify < 0 {
+		return fmt.Errorf("nobody to notify: %w", os.ErrInvalid)
+	}
 	return unix.Sendmsg(b.slots[s.Notify], s.NotifyState, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
 }
 
