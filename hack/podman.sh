@@ -77,7 +77,7 @@ export -f p run state
 
 left_over() {
 	p rm -fa -t 0 >/dev/null 2>&1 || true
-	find /sys/fs/cgroup -depth -type d -path "*/$parent*" -exec rmdir {} + 2>/dev/null || true
+	find /sys/fs/cgroup -depth -type d \( -path "*/$parent*" -o -name libpod_parent \) -exec rmdir {} + 2>/dev/null || true
 }
 
 passed=0 failed=0
