@@ -45,6 +45,7 @@ mkdir -p "$out"
 work_up
 trap 'left_over; cp "$WORK"/*.log "$out/" 2>/dev/null; work_down' EXIT
 registry_up
+cd "$WORK" # conmon 2.1.6 writes a file "oom" to where it is
 mkdir -p "$WORK"/{storage,run,tmp,home,volume}
 # The machine's own configuration does not count. Locks in files: the default is one segment in /dev/shm for all podmans.
 cat >"$WORK/containers.conf" <<-END
