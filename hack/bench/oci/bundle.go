@@ -40,7 +40,12 @@ func makeBundle(dir, busybox string, args ...string) error {
 	if err := os.WriteFile(dir+"/rootfs/etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644); err != nil {
 		return err
 	}
-	spec := config(args)
+	for _, f := range [...]string{"hosts", "resolv.conf"} {
+		if err := os.WriteFile(dir+"/"+f, []byte("127.0.0.1 localhost\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	spec := config(dir, args)
 	profile, err := seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return err
@@ -55,7 +60,7 @@ func makeBundle(dir, busybox string, args ...string) error {
 }
 
 // config is what a pod's container has: all namespaces, 14 capabilities, the usual mounts, limits and masks.
-func config(args []string) *specs.Spec {
+func config(dir string, args []string) *specs.Spec {
 	caps := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
 		"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
 	mount := func(dest, kind, source string, o ...string) specs.Mount {
@@ -74,8 +79,8 @@ func config(args []string) *specs.Spec {
 			mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
 			mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
 			mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
-			mount("/etc/hosts", "bind", "/etc/hosts", "rbind", "rprivate", "ro"),
-			mount("/etc/resolv.conf", "bind", "/etc/resolv.conf", "rbind", "rprivate", "ro"),
+			mount("/etc/hosts", "bind", dir+"/hosts", "rbind", "rprivate", "ro"),
+			mount("/etc/resolv.conf", "bind", dir+"/resolv.conf", "rbind", "rprivate", "ro"),
 		},
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"}},

@@ -113,7 +113,7 @@ func weigh(o options, peers []*peer, round func(*peer, int) error) error {
 
 func open(o options, args []string) ([]*peer, error) {
 	if len(args) == 0 {
-		return nil, fmt.Errorf("no runtimes: want name=program ...")
+		return nil, fmt.Errorf("no runtimes: want arguments name=program")
 	}
 	var peers []*peer
 	for _, a := range args {

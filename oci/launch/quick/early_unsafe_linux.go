@@ -16,6 +16,9 @@ func Said() string {
 	return string(r.text[:r.size])
 }
 
+// Called by the assembly only.
+var _, _ = early, vectors
+
 //go:noescape
 func syscall6(nr, a, b, c, d, e, f uintptr) uintptr
 
