@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds or fetches the runtimes that tests and benchmarks compare with into .cache/peers: containerd with its shim and
-# ctr, runc, and crun. They validate the tests: what fails there is the test's fault.
+# ctr, runc, and crun. They validate the tests: what fails there is the test's fault. criu is what checkpoints need.
 #
-#   hack/peers.sh [containerd|runc|crun|crun-1.8]...     the first three without arguments
+#   hack/peers.sh [containerd|runc|crun|crun-1.8|criu]...     the first three without arguments
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 CONTAINERD=v2.4.2
@@ -29,16 +29,21 @@ peer_runc() {
 	echo "$key" >"$peers/runc.stamp"
 }
 
-# crun and the libraries it needs come out of a newer Debian suite, from the mirror this machine uses already, without
-# touching its packages: an apt configuration of its own, packages unpacked into a directory, and a copy of the program
-# that names the loader and the libraries there by absolute path (it executes itself out of a memfd, where neither a
-# wrapper nor $ORIGIN would work).
-peer_crun() {
-	local key="$SUITE $peers"
-	fresh "$peers/crun.stamp" "$key" && [ -x "$peers/crun" ] && return
-	command -v apt-get >/dev/null || die "crun is taken from Debian's packages, and this is no Debian"
-	need patchelf:patchelf:"lets crun of another Debian suite use that suite's libraries"
-	say "fetching crun of Debian $SUITE (once)"
+peer_crun() { from_suite crun usr/bin/crun; }
+
+# CRIU of Debian 12 does not start on kernels from 6.15 on.
+peer_criu() { from_suite criu usr/sbin/criu; }
+
+# from_suite PACKAGE FILE: a program and the libraries it needs out of a newer Debian suite, from the mirror this machine
+# uses already, without touching its packages: an apt configuration of its own, packages unpacked into a directory, and a
+# copy of the program that names the loader and the libraries there by absolute path (crun executes itself out of a memfd,
+# where neither a wrapper nor $ORIGIN would work).
+from_suite() {
+	local name=$1 program=$2 key="$SUITE $peers"
+	fresh "$peers/$name.stamp" "$key" && [ -x "$peers/$name" ] && return
+	command -v apt-get >/dev/null || die "$name is taken from Debian's packages, and this is no Debian"
+	need patchelf:patchelf:"lets a program of another Debian suite use that suite's libraries"
+	say "fetching $name of Debian $SUITE (once)"
 	local apt; apt=$(mktemp -d)
 	mkdir -p "$apt"/{lists/partial,cache/archives/partial,sources,deb,root}
 	suite_sources >"$apt/sources/suite.list"
@@ -55,23 +60,23 @@ peer_crun() {
 		export APT_CONFIG=$apt/apt.conf
 		apt-get update -qq
 		cd "$apt/deb"
-		# What crun pulls in on a machine that has nothing: names are what is before the first underscore of a file name.
-		apt-get download -qq $(apt-get install -qq -y --print-uris --no-install-recommends crun | awk '{ sub(/_.*/, "", $2); print $2 }')
+		# What it pulls in on a machine that has nothing: names are what is before the first underscore of a file name.
+		apt-get download -qq $(apt-get install -qq -y --print-uris --no-install-recommends "$name" | awk '{ sub(/_.*/, "", $2); print $2 }')
 		for deb in *.deb; do dpkg -x "$deb" "$apt/root"; done
 	) >"$apt/log" 2>&1; then
 		cat "$apt/log" >&2
 		rm -rf "$apt"
-		die "crun of Debian $SUITE could not be fetched"
+		die "$name of Debian $SUITE could not be fetched"
 	fi
-	rm -rf "$peers/crun.d"
-	mkdir "$peers/crun.d"
-	find "$apt/root" -path '*/gconv/*' -prune -o ! -type d \( -name '*.so' -o -name '*.so.*' \) -exec cp -L {} "$peers/crun.d/" \;
-	cp "$apt/root/usr/bin/crun" "$peers/crun.new"
-	patchelf --set-interpreter "$(ls "$peers"/crun.d/ld-linux*.so.*)" --force-rpath --set-rpath "$peers/crun.d" "$peers/crun.new"
+	rm -rf "$peers/$name.d"
+	mkdir "$peers/$name.d"
+	find "$apt/root" -path '*/gconv/*' -prune -o ! -type d \( -name '*.so' -o -name '*.so.*' \) -exec cp -L {} "$peers/$name.d/" \;
+	cp "$apt/root/$program" "$peers/$name.new"
+	patchelf --set-interpreter "$(ls "$peers/$name.d"/ld-linux*.so.*)" --force-rpath --set-rpath "$peers/$name.d" "$peers/$name.new"
 	rm -rf "$apt"
-	"$peers/crun.new" --version >/dev/null || die "crun of Debian $SUITE does not run here"
-	mv "$peers/crun.new" "$peers/crun"
-	echo "$key" >"$peers/crun.stamp"
+	"$peers/$name.new" --version >/dev/null || die "$name of Debian $SUITE does not run here"
+	mv "$peers/$name.new" "$peers/$name"
+	echo "$key" >"$peers/$name.stamp"
 }
 
 # The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1, so it is shown

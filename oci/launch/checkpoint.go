@@ -64,7 +64,7 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 // dumpArgs is the command line of CRIU for a process and what it shares with others.
 func dumpArgs(pid int, o CheckpointOptions) ([]string, error) {
 	args := []string{"dump", "--tree", strconv.Itoa(pid), "--images-dir", o.Images, "--work-dir", o.Work, "--log-file", "dump.log", "-v4",
-		"--manage-cgroups=ignore", "--root", fmt.Sprintf("/proc/%d/root", pid)}
+		"--manage-cgroups=ignore", "--network-lock=nftables", "--root", fmt.Sprintf("/proc/%d/root", pid)}
 	for flag, on := range map[string]bool{"--leave-running": o.LeaveRunning, "--tcp-established": o.TCPEstablished, "--ext-unix-sk": o.UnixSockets, "--file-locks": o.FileLocks} {
 		if on {
 			args = append(args, flag)
@@ -145,18 +145,22 @@ func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// complaint is the first error in CRIU's log, or else the last thing it said.
+// complaint is what CRIU's log ends with: its last errors but the one that says that it has failed. Earlier ones need not
+// matter, such as that a limit could not be raised. Without a log it is the last thing that was said.
 func complaint(log string, said []byte) string {
 	b, err := os.ReadFile(log)
 	if err != nil {
 		b = said
 	}
-	last := ""
+	last, faults := "", []string(nil)
 	for l := range strings.Lines(string(b)) {
-		if i := strings.Index(l, "rror (criu/"); i >= 0 {
-			return strings.TrimSpace(l[i+5:])
+		if i := strings.Index(l, "rror (criu/"); i >= 0 && !strings.Contains(l, "Dumping FAILED") {
+			faults = append(faults, strings.TrimSpace(l[i+5:]))
 		}
 		last = l
 	}
-	return strings.TrimSpace(last)
+	if len(faults) == 0 {
+		return strings.TrimSpace(last)
+	}
+	return strings.Join(faults[max(0, len(faults)-3):], "; ")
 }

@@ -51,6 +51,7 @@ type Node struct {
 	registry *exec.Cmd
 	daemon   *exec.Cmd
 	extra    []string // arguments of a test's own daemon
+	path     string   // its PATH
 	conn     *grpc.ClientConn
 }
 
@@ -237,6 +238,9 @@ func (n *Node) Launch() error {
 		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
 		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI()}
 	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
+	if n.path != "" {
+		n.daemon.Env = append(os.Environ(), "PATH="+n.path)
+	}
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
