@@ -2,7 +2,9 @@
 # Builds or fetches the runtimes that tests and benchmarks compare with into .cache/peers: containerd with its shim and
 # ctr, runc, and crun. They validate the tests: what fails there is the test's fault. criu is what checkpoints need.
 #
-#   hack/peers.sh [containerd|runc|crun|crun-1.8|criu]...     the first three without arguments
+#   hack/peers.sh [containerd|runc|crun|crun-1.8|crun-new|criu]...     the first three without arguments
+#
+# crun-1.8 is Debian 12's, crun-new the newest in Debian, which hack/bench.sh oci compares with.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 CONTAINERD=v2.4.2
@@ -29,17 +31,18 @@ peer_runc() {
 	echo "$key" >"$peers/runc.stamp"
 }
 
-peer_crun() { from_suite crun usr/bin/crun; }
+peer_crun() { from_suite crun crun usr/bin/crun; }
+peer_crun-new() { SUITE=sid from_suite crun-new crun usr/bin/crun; }
 
 # CRIU of Debian 12 does not start on kernels from 6.15 on.
-peer_criu() { from_suite criu usr/sbin/criu; }
+peer_criu() { from_suite criu criu usr/sbin/criu; }
 
-# from_suite PACKAGE FILE: a program and the libraries it needs out of a newer Debian suite, from the mirror this machine
+# from_suite NAME PACKAGE FILE: a program and the libraries it needs out of a newer Debian suite, from the mirror this machine
 # uses already, without touching its packages: an apt configuration of its own, packages unpacked into a directory, and a
 # copy of the program that names the loader and the libraries there by absolute path (crun executes itself out of a memfd,
 # where neither a wrapper nor $ORIGIN would work).
 from_suite() {
-	local name=$1 program=$2 key="$SUITE $peers"
+	local name=$1 package=$2 program=$3 key="$SUITE $peers"
 	fresh "$peers/$name.stamp" "$key" && [ -x "$peers/$name" ] && return
 	command -v apt-get >/dev/null || die "$name is taken from Debian's packages, and this is no Debian"
 	need patchelf:patchelf:"lets a program of another Debian suite use that suite's libraries"
@@ -61,7 +64,7 @@ from_suite() {
 		apt-get update -qq
 		cd "$apt/deb"
 		# What it pulls in on a machine that has nothing: names are what is before the first underscore of a file name.
-		apt-get download -qq $(apt-get install -qq -y --print-uris --no-install-recommends "$name" | awk '{ sub(/_.*/, "", $2); print $2 }')
+		apt-get download -qq $(apt-get install -qq -y --print-uris --no-install-recommends "$package" | awk '{ sub(/_.*/, "", $2); print $2 }')
 		for deb in *.deb; do dpkg -x "$deb" "$apt/root"; done
 	) >"$apt/log" 2>&1; then
 		cat "$apt/log" >&2
@@ -71,11 +74,13 @@ from_suite() {
 	rm -rf "$peers/$name.d"
 	mkdir "$peers/$name.d"
 	find "$apt/root" -path '*/gconv/*' -prune -o ! -type d \( -name '*.so' -o -name '*.so.*' \) -exec cp -L {} "$peers/$name.d/" \;
-	cp "$apt/root/$program" "$peers/$name.new"
-	patchelf --set-interpreter "$(ls "$peers/$name.d"/ld-linux*.so.*)" --force-rpath --set-rpath "$peers/$name.d" "$peers/$name.new"
+	cp "$apt/root/$program" "$peers/$name.tmp"
+	# one at a time: both at once spoil the program where the paths are long (patchelf 0.14)
+	patchelf --set-interpreter "$(ls "$peers/$name.d"/ld-linux*.so.*)" "$peers/$name.tmp"
+	patchelf --force-rpath --set-rpath "$peers/$name.d" "$peers/$name.tmp"
 	rm -rf "$apt"
-	"$peers/$name.new" --version >/dev/null || die "$name of Debian $SUITE does not run here"
-	mv "$peers/$name.new" "$peers/$name"
+	"$peers/$name.tmp" --version >/dev/null || die "$name of Debian $SUITE does not run here"
+	mv "$peers/$name.tmp" "$peers/$name"
 	echo "$key" >"$peers/$name.stamp"
 }
 

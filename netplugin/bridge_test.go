@@ -166,6 +166,18 @@ func TestBridgePortConflict(t *testing.T) {
 	}
 }
 
+// TestBridgeBadMapping: what ADD refuses, DEL takes: a pod that can't be made must not be one that can't be removed.
+func TestBridgeBadMapping(t *testing.T) {
+	w := newWire(t, 16, "10.216.0.0/24", "")
+	a := newNS(t)
+	for _, p := range []map[string]any{port(8120, 0, "tcp", ""), port(8120, 80, "icmp", ""), port(8120, 80, "tcp", "somewhere")} {
+		if _, err := w.run("ADD", "a", a, mappings(p)); err == nil {
+			t.Errorf("ADD with %v succeeded", p)
+		}
+		w.del("a", a, p)
+	}
+}
+
 // TestBridgeUDPMoves moves a host port to another pod under a client that never stops.
 func TestBridgeUDPMoves(t *testing.T) {
 	w := newWire(t, 5, "10.205.0.0/24", "")

@@ -44,6 +44,7 @@
 // atomic.Pointer. Locks are held for transitions, never for waits. Lock order:
 //
 //	operations.mu  (leaf)
+//	Container.limits -> Container.mu
 //	Container.mu -> Manager.mu -> (nothing)
 //	Pod.mu       -> Manager.mu
 package sandbox

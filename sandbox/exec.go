@@ -334,12 +334,7 @@ func (x execution) tty(ctx context.Context, r ExecRequest) (int, error) {
 		// ends when the client closes its stdin, or writing to a closed terminal fails.
 		go func() { io.Copy(master, r.Stdin) }()
 	}
-	// ends when the caller closes Resize.
-	go func() {
-		for size := range r.Resize {
-			setSize(master, size)
-		}
-	}()
+	follow(r.Resize, func(s Size) { setSize(master, s) })
 	p.master = nil // closed here, after the output is through
 	code, err := p.wait(ctx)
 	out.bound()
@@ -351,9 +346,6 @@ func (x execution) tty(ctx context.Context, r ExecRequest) (int, error) {
 }
 
 func setSize(master *os.File, s Size) {
-	if s.Width == 0 || s.Height == 0 {
-		return
-	}
 	raw, err := master.SyscallConn()
 	if err != nil {
 		return

@@ -399,6 +399,9 @@ func (c *Container) ReopenLog(ctx context.Context) error {
 // Update answers UpdateContainerResources: fields that are not set stay as they are, and a value that the kernel
 // refuses leaves all of them as they were.
 func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) error {
+	// One after another: each builds upon what the one before left in force.
+	c.limits.Lock()
+	defer c.limits.Unlock()
 	v := c.view.Load()
 	if v.ended {
 		return fmt.Errorf("update container %s: %w", short(c.id), ErrNotRunning)
@@ -410,6 +413,11 @@ func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) e
 	res, err := compile.Resources(merged, c.m.host.Compile)
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
+	}
+	if res.Memory != nil && c.m.host.Compile.CgroupV2 {
+		// cgroup v1 refuses a limit below what is in use and can't be reclaimed; v2 takes it and kills.
+		check := true
+		res.Memory.CheckBeforeUpdate = &check
 	}
 	if err := (footprint{c}).limit(ctx, res); err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)

@@ -217,7 +217,8 @@ func (p *pipes) deliver(ctx context.Context, done <-chan struct{}) error {
 }
 
 func (x execution) pipes(ctx context.Context, r ExecRequest) (int, error) {
-	p, err := openPipes(r.Stdin != nil, r.Stdout != nil, r.Stderr != nil)
+	// Standard error is there in any case: a runtime that can't start the command says on it why not.
+	p, err := openPipes(r.Stdin != nil, r.Stdout != nil, true)
 	if err != nil {
 		return 0, err
 	}
@@ -225,7 +226,7 @@ func (x execution) pipes(ctx context.Context, r ExecRequest) (int, error) {
 	proc, err := x.launch(ctx, r.Cmd, false, p.theirs)
 	p.closeTheirs()
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w%s", err, p.said())
 	}
 	p.copy(r.Stdin, r.Stdout, r.Stderr)
 	code, err := proc.wait(ctx)
@@ -256,14 +257,7 @@ func (c *Container) Attach(ctx context.Context, r AttachRequest) error {
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", short(c.id), err)
 	}
-	// ends when the caller closes Resize.
-	go func() {
-		for s := range r.Resize {
-			if s.Width != 0 && s.Height != 0 {
-				mon.Resize(ctx, c.id, s.Width, s.Height)
-			}
-		}
-	}()
+	follow(r.Resize, func(s Size) { mon.Resize(ctx, c.id, s.Width, s.Height) })
 	p.copy(r.Stdin, r.Stdout, r.Stderr)
 	done := p.done() // when the monitor closes the attachment: at the container's end when all is sent, or when our ends are closed
 	if r.Stdout == nil && r.Stderr == nil {
@@ -282,6 +276,21 @@ func (c *Container) Attach(ctx context.Context, r AttachRequest) error {
 		return fmt.Errorf("attach to container %s: %w", short(c.id), err)
 	}
 	return nil
+}
+
+// follow passes sizes on until their channel is closed. There may be none: then nothing would ever close it.
+func follow(sizes <-chan Size, set func(Size)) {
+	if sizes == nil {
+		return
+	}
+	// ends when the caller closes the channel.
+	go func() {
+		for s := range sizes {
+			if s.Width != 0 && s.Height != 0 {
+				set(s)
+			}
+		}
+	}()
 }
 
 // endOfOutput tells why an attachment's output has ended: rightly, because the container has, or not.

@@ -34,8 +34,9 @@ func createFlags(f *flag.FlagSet) (o *launch.CreateOptions, pidfd *string) {
 	return o, pidfd
 }
 
-// interruptible has SIGINT and SIGTERM end a context, for what would leave something half made behind. The other commands
-// can be taken up again: there the signals end the program, and no thread has to wait for them.
+// interruptible has SIGINT and SIGTERM end a context, for run, which has nobody behind it that would delete what is half
+// made. To the other commands these signals are what SIGKILL is: delete finds what there is to remove. So no thread has
+// to wait for signals in them, nor the system to switch to it.
 func interruptible(ctx context.Context) (context.Context, func()) {
 	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 }
@@ -228,6 +229,9 @@ func (a *app) list(_ context.Context, args []string) (int, error) {
 	f.BoolVar(quiet, "q", false, "ids only")
 	if _, err := parse(f, args, 0); err != nil {
 		return 1, err
+	}
+	if *format != "table" && *format != "json" {
+		return 1, fmt.Errorf("list: format %q: %w", *format, fs.ErrInvalid)
 	}
 	ids, err := a.rt.List()
 	if err != nil {

@@ -1,4 +1,9 @@
 // Command berth-oci is an OCI runtime with the command line of runc. See package oci/launch.
+//
+// The runtime need not look for a CPU limit: it is short-lived, and reading the mount table for it grows with the node.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

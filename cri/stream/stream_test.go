@@ -56,6 +56,12 @@ func (f fake) Exec(ctx context.Context, id string, req sandbox.ExecRequest) (int
 		<-ctx.Done() // stdin is never read
 		f.ended <- "hang"
 		return 0, ctx.Err()
+	case "drip": // for longer than a session may be idle
+		for range 6 {
+			time.Sleep(700 * time.Millisecond)
+			io.WriteString(req.Stdout, ".")
+		}
+		return 0, ctx.Err()
 	case "flood":
 		n, _ := strconv.ParseInt(req.Cmd[1], 10, 64)
 		_, err := io.Copy(req.Stdout, io.LimitReader(zeros{}, n))
@@ -78,11 +84,15 @@ func (f fake) Dial(ctx context.Context, pod string, port int32) (net.Conn, error
 }
 
 // start runs a server for the test and checks that it leaves no goroutine behind.
-func start(t *testing.T) (*stream.Server, fake) {
+func start(t *testing.T, options ...stream.Options) (*stream.Server, fake) {
 	t.Helper()
+	opt := stream.Options{CreationTimeout: time.Minute}
+	if len(options) > 0 {
+		opt = options[0]
+	}
 	before := runtime.NumGoroutine()
 	f := fake{ended: make(chan string, 100)}
-	s, err := stream.Listen(stream.Options{CreationTimeout: time.Minute}, f)
+	s, err := stream.Listen(opt, f)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -147,8 +147,11 @@ func (g *Group) Dirs() map[string]string {
 	return m
 }
 
-// Directories lists the group's own directories in the order of the hierarchies.
+// Directories lists the group's own directories in the order of the hierarchies; none of no group.
 func Directories(g *Group) []string {
+	if g == nil {
+		return nil
+	}
 	var list []string
 	for _, d := range g.dirs {
 		if d.own {

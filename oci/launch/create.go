@@ -152,7 +152,7 @@ func (c *creation) clone() error {
 		}
 	}
 	var err error
-	if c.exe, err = openExe(); err != nil {
+	if c.exe, err = c.rt.openExe(c.spaces.User != "" || c.spaces.New&unix.CLONE_NEWUSER != 0); err != nil {
 		return err
 	}
 	var entry cgroup.Entry
@@ -219,6 +219,12 @@ func (c *creation) send() error {
 	}
 	if c.group != nil {
 		c.group.Settle()
+		// before the init looks at anything of the image: no device of the image's is opened by way of the init
+		if r := c.plan.Resources; r != nil && len(r.Devices) > 0 {
+			if err := c.group.Set(&cgroup.Resources{Devices: r.Devices}); err != nil {
+				return err
+			}
+		}
 	}
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))
 	c.plan.Program.Process.Security.NotifyState = notifyState(c.st, c.st.Pid, c.meta)

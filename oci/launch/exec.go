@@ -109,6 +109,9 @@ func (e *execution) plan() error {
 	if err := e.enter(); err != nil {
 		return err
 	}
+	if err := e.same(); err != nil {
+		return err
+	}
 	if e.console != nil {
 		if err := e.slot(e.console); err != nil {
 			return err
@@ -120,6 +123,15 @@ func (e *execution) plan() error {
 		e.fds = append(e.fds, e.notify)
 	}
 	p.Slots = len(e.fds)
+	return nil
+}
+
+// same makes sure that what was opened below /proc/PID since check was the container's: while a pidfd can be signalled,
+// its process has not been reaped, so its pid was nobody else's.
+func (e *execution) same() error {
+	if err := unix.PidfdSendSignal(int(e.pidfd.Fd()), 0, nil, 0); err != nil {
+		return fmt.Errorf("container %s ended: %w", e.ctr.State.ID, err)
+	}
 	return nil
 }
 
@@ -218,6 +230,9 @@ func (e *execution) clone() error {
 		}
 		files, req.User = append(files, f), f
 	}
+	if err := e.same(); err != nil {
+		return err
+	}
 	entry, err := e.entry()
 	if err != nil {
 		return err
@@ -232,7 +247,7 @@ func (e *execution) clone() error {
 			e.ctr.rt.warn(err.Error())
 		}
 	}
-	if e.exe, err = openExe(); err != nil {
+	if e.exe, err = e.ctr.rt.openExe(req.User != nil); err != nil {
 		return err
 	}
 	req.Exe = e.exe

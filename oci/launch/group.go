@@ -43,19 +43,19 @@ func (c *creation) enterCgroup() error {
 	}
 	if r := c.config.Linux.Resources; r != nil {
 		limits := *r
-		limits.Devices, limits.Pids = nil, nil // last, in limit: init makes nodes, and has a few threads
+		limits.Devices, limits.Pids = nil, nil // in send and limit: they are the plan's, and init has a few threads
 		return c.group.Set(&limits)
 	}
 	return nil
 }
 
-// limit applies what would be in init's way: the device rules and the number of tasks.
+// limit applies what would be in init's way: the number of tasks.
 func (c *creation) limit() error {
 	r := c.plan.Resources
-	if c.group == nil || r == nil || len(r.Devices) == 0 && r.Pids == nil {
+	if c.group == nil || r == nil || r.Pids == nil {
 		return nil
 	}
-	return c.group.Set(&cgroup.Resources{Devices: r.Devices, Pids: r.Pids})
+	return c.group.Set(&cgroup.Resources{Pids: r.Pids})
 }
 
 // withoutCgroup says whether a container may go without one: a runtime that is not the host's root may not be allowed

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +29,9 @@ func TestMain(m *testing.M) {
 	bin = dir
 	for name, pkg := range map[string]string{"berth-oci": "../../cmd/berth-oci", "probe": "./testdata/probe"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
+		if name == "berth-oci" && runtime.GOARCH == "amd64" {
+			cmd.Args = slices.Insert(cmd.Args, 2, "-ldflags=-E _berth_entry") // as the Makefile does: package quick
+		}
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			panic(fmt.Sprintf("build %s: %v\n%s", name, err, out))

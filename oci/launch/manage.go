@@ -161,13 +161,7 @@ func (c *Container) killAll(ctx context.Context, sig unix.Signal) error {
 	if sig == unix.SIGKILL {
 		return g.Kill(ctx)
 	}
-	pids, err := g.Procs()
-	for _, pid := range pids {
-		if e := unix.Kill(pid, sig); e != nil && e != unix.ESRCH {
-			err = errors.Join(err, fmt.Errorf("signal %d to %d: %w", sig, pid, e))
-		}
-	}
-	return err
+	return g.Signal(sig)
 }
 
 // Delete removes a container. Without force it must not run; with it whatever is left of it is killed first. What is

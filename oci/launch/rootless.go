@@ -54,7 +54,7 @@ func (r *Runtime) AgainForBundle(bundle string, argv []string) (*os.Process, err
 	if spaces.New&unix.CLONE_NEWUSER == 0 {
 		return nil, fmt.Errorf("config.json: linux.namespaces: without root a container needs a new user namespace: %w", fs.ErrPermission)
 	}
-	return again(&spawn.Request{NewUser: true, Maps: func(pid int) error { return writeMaps(pid, spaces.UIDs, spaces.GIDs) }}, argv)
+	return r.again(&spawn.Request{NewUser: true, Maps: func(pid int) error { return writeMaps(pid, spaces.UIDs, spaces.GIDs) }}, argv)
 }
 
 // Again runs a program, which is this one, in the user namespace of the container.
@@ -67,11 +67,11 @@ func (c *Container) Again(argv []string) (*os.Process, error) {
 		return nil, err
 	}
 	defer ns.Close()
-	return again(&spawn.Request{User: ns}, argv)
+	return c.rt.again(&spawn.Request{User: ns}, argv)
 }
 
-func again(req *spawn.Request, argv []string) (*os.Process, error) {
-	exe, err := openExe()
+func (r *Runtime) again(req *spawn.Request, argv []string) (*os.Process, error) {
+	exe, err := r.openExe(true)
 	if err != nil {
 		return nil, err
 	}

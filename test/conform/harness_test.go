@@ -19,7 +19,7 @@ import (
 // bin holds the probe, cgroups names where the tests' containers live, runtime is the one under test.
 var (
 	bin     string
-	cgroups = fmt.Sprintf("/berth-conform-%d", os.Getpid())
+	cgroups string
 	oci     string
 )
 
@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		os.Chmod(dir, 0o755)
 		bin = dir
+		// Cgroups are the machine's, and process ids may be those of a namespace: the directory's name is one of a kind.
+		cgroups = "/berth-" + filepath.Base(dir)
 		cmd := exec.Command("go", "build", "-o", dir+"/probe", "./testdata/probe")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

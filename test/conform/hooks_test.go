@@ -68,31 +68,44 @@ func names(list []hookLine) string {
 // config.md, "POSIX-platform Hooks": order, where each kind runs, its arguments, environment and standard input.
 func TestHooks(t *testing.T) {
 	b := newBox(t, "wait")
-	b.spec.Annotations = map[string]string{"a": "b"}
 	_, read := b.hooks()
+	b.spec.Hooks.Poststart = nil
 	const create = "prestart1 prestart2 createRuntime1 createRuntime2 createContainer1 createContainer2"
+	b.hooksInOrder(read, create, create+" startContainer1 startContainer2")
+}
+
+// poststart hooks come after the program is executed, hence after startContainer's, and before start returns.
+func TestPoststartHooks(t *testing.T) {
+	b := newBox(t, "wait")
+	_, read := b.hooks()
+	b.spec.Hooks.StartContainer = b.spec.Hooks.StartContainer[:1]
+	const create = "prestart1 prestart2 createRuntime1 createRuntime2 createContainer1 createContainer2"
+	b.hooksInOrder(read, create, create+" startContainer1 poststart1 poststart2")
+}
+
+// hooksInOrder takes a container through its life.
+func (b *box) hooksInOrder(read func() []hookLine, create, start string) {
+	b.Helper()
+	b.spec.Annotations = map[string]string{"a": "b"}
 	b.created()
-	equal(t, "hooks of create", names(read()), create)
+	equal(b.T, "hooks of create", names(read()), create)
 	pid := b.pid()
 	b.must("start", b.id)
 	b.says("up")
-	equal(t, "hooks of start", names(read()), create+" startContainer1 startContainer2 poststart1 poststart2")
-	own, _ := os.Readlink("/proc/self/ns/mnt")
+	equal(b.T, "hooks of start", names(read()), start)
 	theirs, _ := os.Readlink("/proc/" + itoa(pid) + "/ns/mnt")
 	b.must("kill", b.id, "KILL")
 	b.ended(pid)
 	b.must("delete", b.id)
 	all := read()
-	equal(t, "hooks of all", names(all), create+" startContainer1 startContainer2 poststart1 poststart2 poststop1 poststop2")
+	equal(b.T, "hooks of all", names(all), start+" poststop1 poststop2")
 	for _, h := range all {
 		kind := strings.TrimRight(h.Name, "12")
-		equal(t, h.Name+": environment", strings.Join(h.Env, " "), "HOOK="+kind)
-		equal(t, h.Name+": argument 0", h.Args[0], "first")
+		equal(b.T, h.Name+": environment", strings.Join(h.Env, " "), "HOOK="+kind)
+		equal(b.T, h.Name+": argument 0", h.Args[0], "first")
 		inside := kind == "createContainer" || kind == "startContainer"
-		if got := h.Mnt != own; got != inside && !(strings.HasSuffix(oci, "/crun") && h.Mnt != theirs) { // the wrapper has a namespace of its own
-			t.Errorf("%s: mount namespace %s; the test's is %s, the container's %s", h.Name, h.Mnt, own, theirs)
-		}
-		equal(t, h.Name+": sees the container's root", h.Inside, kind == "startContainer")
+		equal(b.T, h.Name+": is in the container's mount namespace", h.Mnt == theirs, inside)
+		equal(b.T, h.Name+": sees the container's root", h.Inside, kind == "startContainer")
 		b.hookState(h, kind, pid)
 	}
 }

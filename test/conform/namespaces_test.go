@@ -48,7 +48,11 @@ func hold(t *testing.T, flags uintptr) int {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		// ends when all processes of its PID namespace are reaped, the container's included, which is later than this
+		go cmd.Wait()
+	})
 	return cmd.Process.Pid
 }
 

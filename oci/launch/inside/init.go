@@ -14,14 +14,15 @@ import (
 
 // box is the container under construction.
 type box struct {
-	prog  *program.Program
-	slots []int // descriptors by slot, -1: not filled yet
-	sync  int   // socket to the parent
-	conn  int   // connection of `start`, once there is one
-	root  tree  // the container's root directory
-	proc  int   // a procfs nobody can reach by path, -1
-	label labels
-	tty   bool
+	prog   *program.Program
+	slots  []int // descriptors by slot, -1: not filled yet
+	sync   int   // socket to the parent
+	conn   int   // connection of `start`, once there is one
+	root   tree  // the container's root directory
+	proc   int   // a procfs nobody can reach by path, -1
+	label  labels
+	kernel []attached
+	tty    bool
 }
 
 // Main receives a program over the socket sync and becomes the container's process. It returns an exit code only when
@@ -58,10 +59,7 @@ func (b *box) become() int {
 			return 1
 		}
 	}
-	err := b.run(b.prog.Finish)
-	if err == nil {
-		err = b.finish()
-	}
+	err := b.finish()
 	if b.conn >= 0 {
 		unix.Write(b.conn, []byte(err.Error()))
 	} else {
@@ -108,7 +106,7 @@ func (b *box) setup() error {
 	}
 	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
 	b.warn(grantable(b.prog.Process.Security.Caps)...)
-	return b.root.home(&b.prog.Process)
+	return b.home(&b.prog.Process)
 }
 
 // run does the steps; each error carries the step's name and the path or name it worked on.
@@ -236,6 +234,9 @@ func loopback() error {
 // enterMounts moves this thread into a mount namespace; its cwd and root become that namespace's root (setns(2)).
 // The other threads keep the old ones and are never used for paths.
 func (b *box) enterMounts(fd int) error {
+	if lacksHome(&b.prog.Process) {
+		b.procfs() // while the mount namespace is one where a new one may be made; regular says when there is none
+	}
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return err
 	}

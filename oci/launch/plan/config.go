@@ -87,6 +87,9 @@ func (c *Config) check() error {
 	if name := c.Process.User.Username; name != "" {
 		c.warn("process.user.username %q: of Windows; uid and gid count", name)
 	}
+	if err := c.checkAllMaps(); err != nil {
+		return err
+	}
 	return c.checkMounts()
 }
 

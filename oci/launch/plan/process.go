@@ -42,6 +42,9 @@ func Process(from *specs.Process, p *program.Process, nofile program.Rlimit) (wa
 		return nil, err
 	}
 	p.Args, p.Env, p.Cwd = from.Args, from.Env, from.Cwd
+	if err := checkIDs(&from.User); err != nil {
+		return nil, err
+	}
 	p.UID, p.GID, p.Groups, p.SetGroups = from.User.UID, from.User.GID, from.User.AdditionalGids, true
 	p.Umask = 0o022
 	if from.User.Umask != nil {
@@ -66,6 +69,23 @@ func Process(from *specs.Process, p *program.Process, nofile program.Rlimit) (wa
 		p.Affinity = a.Final
 	}
 	return warnings, nil
+}
+
+// checkIDs refuses the number that to setresuid(2) and setresgid(2) means "as it is": root.
+func checkIDs(u *specs.User) error {
+	const none = 1<<32 - 1
+	switch {
+	case u.UID == none:
+		return invalid("process.user.uid %d: not an id", u.UID)
+	case u.GID == none:
+		return invalid("process.user.gid %d: not an id", u.GID)
+	}
+	for i, g := range u.AdditionalGids {
+		if g == none {
+			return invalid("process.user.additionalGids[%d] %d: not an id", i, g)
+		}
+	}
+	return nil
 }
 
 // rlimitNames is a table; it is never written. Index is the number of the resource.

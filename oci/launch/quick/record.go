@@ -79,7 +79,9 @@ func (p *scan) flag() (value, ok bool) {
 func (p *scan) number() int {
 	n := 0
 	for p.i < len(p.s) && p.s[p.i] >= '0' && p.s[p.i] <= '9' {
-		n = n*10 + int(p.s[p.i]-'0')
+		if n < 1<<40 { // more is no pid
+			n = n*10 + int(p.s[p.i]-'0')
+		}
 		p.i++
 	}
 	return n

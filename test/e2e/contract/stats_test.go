@@ -192,7 +192,8 @@ func TestMetricsCost(t *testing.T) {
 	}
 	each := (cpuTime(t, pid) - before) / rounds
 	t.Logf("%v of CPU for %d pods, gRPC and other work of the daemon included", each, pods)
-	if limit := 60 * time.Millisecond * pods / 100; each > limit {
+	// The budget is 20 ms for a hundred pods. A busy machine's CPU time counts for less work, so that twice as much passes.
+	if limit := 40 * time.Millisecond * pods / 100; each > limit {
 		t.Errorf("a snapshot of %d pods costs %v of CPU, want at most %v", pods, each, limit)
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -350,7 +352,13 @@ func tail(name string, lines int) string {
 		return err.Error()
 	}
 	l := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
-	return strings.Join(l[max(0, len(l)-lines):], "\n")
+	l = l[max(0, len(l)-lines):]
+	for i := range l {
+		if len(l[i]) > 1000 { // a dump of all goroutines is one line
+			l[i] = l[i][:1000] + "…"
+		}
+	}
+	return strings.Join(l, "\n")
 }
 
 // Second starts another daemon on the same directories and returns what it said before it gave up.
@@ -364,3 +372,35 @@ func (n *Node) Second(within time.Duration) (string, error) {
 	}
 	return string(out), err
 }
+
+// Goroutines asks the daemon for the number of its goroutines: SIGUSR1 makes it log them.
+func (n *Node) Goroutines(t *testing.T) int {
+	t.Helper()
+	log := filepath.Join(n.Dir, "daemon.log")
+	last := func() (times, count int) {
+		b, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := goroutines.FindAllSubmatch(b, -1)
+		if len(all) > 0 {
+			count, _ = strconv.Atoi(string(all[len(all)-1][1]))
+		}
+		return len(all), count
+	}
+	before, count := last()
+	if err := n.daemon.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, Patience, "the daemon tells its goroutines", func() bool {
+		var now int
+		now, count = last()
+		return now > before
+	})
+	return count
+}
+
+var goroutines = regexp.MustCompile(`msg=goroutines count=(\d+)`)
+
+// Conn is the connection to the daemon, for what no client library sends.
+func (n *Node) Conn() *grpc.ClientConn { return n.conn }

@@ -32,18 +32,30 @@ const (
 // agent answers every call of a seccomp filter that notifies on descriptor 3 with an errno, until the filter has no
 // process any more, and tells how many there were.
 func agent(errno int) {
-	for calls := 0; ; {
+	calls := 0
+	for alive(3) {
 		var n notification
-		_, _, e := unix.Syscall(unix.SYS_IOCTL, 3, notifRecv, uintptr(unsafe.Pointer(&n)))
-		if e == unix.EINTR {
-			continue
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, 3, notifRecv, uintptr(unsafe.Pointer(&n))); e != 0 {
+			continue // a signal came between, to us or to who calls (ENOENT); that call comes again
 		}
-		if e != 0 { // ENOENT: nobody is left
-			fmt.Println(calls, "calls")
-			return
-		}
-		calls++
 		r := answer{id: n.id, errno: -int32(errno)}
-		unix.Syscall(unix.SYS_IOCTL, 3, notifSend, uintptr(unsafe.Pointer(&r)))
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, 3, notifSend, uintptr(unsafe.Pointer(&r))); e == 0 {
+			calls++
+		}
+	}
+	fmt.Println(calls, "calls")
+}
+
+// alive waits for a call; false: no process has the filter any more (EPOLLHUP, Linux 5.9).
+func alive(fd int32) bool {
+	for {
+		p := []unix.PollFd{{Fd: fd, Events: unix.POLLIN}}
+		switch _, err := unix.Poll(p, -1); {
+		case err == unix.EINTR:
+		case err != nil, p[0].Revents&unix.POLLIN == 0:
+			return false
+		default:
+			return true
+		}
 	}
 }
