@@ -38,7 +38,7 @@ type Container struct {
 
 	given atomic.Bool // what only a living container needs was given back
 
-	limits   sync.Mutex // held while limits change; before mu
+	limits sync.Mutex // held while limits change; before mu
 
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord

@@ -29,7 +29,7 @@ func createFlags(f *flag.FlagSet) (o *launch.CreateOptions, pidfd *string) {
 	f.StringVar(&o.PidFile, "pid-file", "", "file to write the init's pid to")
 	f.IntVar(&o.PreserveFDs, "preserve-fds", 0, "descriptors from 3 on to pass to the container")
 	f.BoolVar(&o.NoPivot, "no-pivot", false, "accepted for compatibility: the root is always pivoted")
-	o.NoFile = nofile.Soft
+	o.NoFile, o.ListenFDs = nofile.Soft, listenFDs()
 	f.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 	return o, pidfd
 }
@@ -39,6 +39,15 @@ func createFlags(f *flag.FlagSet) (o *launch.CreateOptions, pidfd *string) {
 // to wait for signals in them, nor the system to switch to it.
 func interruptible(ctx context.Context) (context.Context, func()) {
 	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+}
+
+// listenFDs counts the sockets of a service manager that are meant for this process (sd_listen_fds(3)).
+func listenFDs() int {
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil || n < 0 || n > 1024 || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	return n
 }
 
 func (a *app) create(ctx context.Context, args []string) (int, error) {

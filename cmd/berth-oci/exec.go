@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -30,11 +31,7 @@ type execArgs struct {
 	tty, noNewPrivs                     bool
 }
 
-func (a *app) exec(ctx context.Context, args []string) (int, error) {
-	f := flags("exec")
-	var x execArgs
-	var detach bool
-	o := &launch.ExecOptions{NoFile: nofile.Soft}
+func (x *execArgs) declare(f *flag.FlagSet) {
 	f.StringVar(&x.process, "process", "", "process.json")
 	f.StringVar(&x.process, "p", "", "process.json")
 	f.StringVar(&x.cwd, "cwd", "", "working directory")
@@ -51,6 +48,14 @@ func (a *app) exec(ctx context.Context, args []string) (int, error) {
 	f.BoolVar(&x.tty, "tty", false, "with a terminal")
 	f.BoolVar(&x.tty, "t", false, "with a terminal")
 	f.BoolVar(&x.noNewPrivs, "no-new-privs", false, "set no_new_privs")
+}
+
+func (a *app) exec(ctx context.Context, args []string) (int, error) {
+	f := flags("exec")
+	var x execArgs
+	var detach bool
+	o := &launch.ExecOptions{NoFile: nofile.Soft}
+	x.declare(f)
 	f.BoolVar(&detach, "detach", false, "do not wait")
 	f.BoolVar(&detach, "d", false, "do not wait")
 	f.StringVar(&o.PidFile, "pid-file", "", "file to write the pid to")

@@ -3,10 +3,14 @@ package cgroup
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // everything is a LinuxResources document with each field set, devices excepted.
@@ -107,5 +111,35 @@ func TestUnsupportedV2(t *testing.T) {
 	got, err := unified(nil).plan(document(t, `{"network":{"classID":1,"priorities":[{"name":"a","priority":2}]}}`))
 	if err != nil || strings.Join(got, " ") != "net_cls.classid=1 net_prio.ifpriomap=a 2" {
 		t.Errorf("%v %v", got, err)
+	}
+}
+
+// A directory of the cgroup2 tree, which hybrid hosts have as well, and the kernel's own list of files.
+func TestDelegate(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes cgroups")
+	}
+	l, err := host()
+	if err != nil || l.tree(unifiedName) == nil {
+		t.Skip("needs a cgroup2 mount")
+	}
+	dir := fmt.Sprintf("%s/berth-test-delegate-%d", l.tree(unifiedName).dir, os.Getpid())
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(dir) })
+	for _, list := range []string{"/sys/kernel/cgroup/delegate", "/absent"} {
+		os.Chown(dir+"/cgroup.procs", 0, 0)
+		if err := delegate(dir, list, 1234); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]uint32{"": 1234, "/cgroup.procs": 1234, "/cgroup.subtree_control": 1234, "/cgroup.threads": 1234,
+			"/cgroup.max.descendants": 0, "/cgroup.freeze": 0} {
+			var st unix.Stat_t
+			if err := unix.Stat(dir+name, &st); err == nil && st.Uid != want {
+				t.Errorf("%s with %s: owner %d, want %d", name, list, st.Uid, want)
+			}
+		}
 	}
 }

@@ -113,21 +113,21 @@ func killOnce(g *Group, first bool) (int, error) {
 			return 0, err
 		}
 	}
-	return len(pids), g.signal(pids, unix.SIGKILL)
+	return len(pids), signal(g, pids, unix.SIGKILL)
 }
 
 // Signal sends a signal to every process in the group and below.
-func (g *Group) Signal(sig unix.Signal) error {
+func Signal(g *Group, sig unix.Signal) error {
 	pids, err := g.Procs()
 	if err != nil {
 		return err
 	}
-	return g.signal(pids, sig)
+	return signal(g, pids, sig)
 }
 
 // signal signals those of pids that are members. A pid that was read may be another process's by now; so each is
 // pinned by a pidfd and looked for once more: what is still listed then is what the pidfd stands for.
-func (g *Group) signal(pids []int, sig unix.Signal) error {
+func signal(g *Group, pids []int, sig unix.Signal) error {
 	pinned := map[int]int{}
 	defer func() {
 		for _, fd := range pinned {

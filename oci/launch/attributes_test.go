@@ -165,11 +165,11 @@ func TestExecAffinity(t *testing.T) {
 	b := newBox(t, "sleep")
 	b.spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"}
 	b.create()
+	b.must("start", b.id)
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(readPid(t, b.bundle+"/pid"), &set); err != nil || set.Count() != have.Count() {
 		t.Errorf("the container's process runs on %d CPUs, want %d (%v)", set.Count(), have.Count(), err)
 	}
-	b.must("start", b.id)
 	if got := decode(t, b.must("exec", b.id, "/probe", "sched").out)["cpus"]; got != "1 false true" {
 		t.Errorf("exec runs on %v", got)
 	}

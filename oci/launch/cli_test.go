@@ -369,3 +369,28 @@ func TestStartContainerHook(t *testing.T) {
 		t.Errorf("%d %q", r.code, r.err)
 	}
 }
+
+// Sockets of a service manager come before descriptors to preserve, with the variables that tell of them.
+func TestListenFDs(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "report")
+	b.config()
+	f, err := os.Open("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	script := `LISTEN_FDS=2 LISTEN_PID=$$ exec "$@"`
+	r := b.command([]*os.File{f, f, f}, "sh", "-c", script, "sh", runtimeBin(), "--root", b.root, "run", "--preserve-fds", "1", "--bundle", b.bundle, b.id)
+	if r.code != 0 {
+		t.Fatalf("%d %q", r.code, r.err)
+	}
+	seen := decode(t, r.out)
+	if env := fmt.Sprint(seen["Env"]); !strings.Contains(env, "LISTEN_FDS=2 LISTEN_PID=1") || len(seen["FDs"].([]any)) != 6 {
+		t.Errorf("env %s, descriptors %v", env, seen["FDs"])
+	}
+	r = b.command([]*os.File{f, f}, "sh", "-c", `LISTEN_FDS=2 LISTEN_PID=1 exec "$@"`, "sh", runtimeBin(), "--root", b.root, "run", "--bundle", b.bundle, b.id)
+	if seen := decode(t, r.out); len(seen["FDs"].([]any)) != 3 {
+		t.Errorf("meant for another process: %v", seen["FDs"])
+	}
+}

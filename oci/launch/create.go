@@ -40,6 +40,7 @@ type CreateOptions struct {
 	ConsoleSocket string
 	Console       *os.File // connected socket that gets the pty's master if there is one, instead of ConsoleSocket
 	PreserveFDs   int
+	ListenFDs     int    // sockets passed by a service manager from 3 on, before those of PreserveFDs (sd_listen_fds(3))
 	NoFile        uint64 // soft RLIMIT_NOFILE the runtime was started with; 0: not known
 	NoPivot       bool   // ignored: the old root is never reachable
 	NoNewKeyring  bool
@@ -99,6 +100,10 @@ func (c *creation) read() error {
 	}
 	if c.config, err = plan.Parse(text); err != nil {
 		return err
+	}
+	if n := c.opts.ListenFDs; n > 0 {
+		c.opts.PreserveFDs += n
+		c.config.Process.Env = append(c.config.Process.Env, "LISTEN_FDS="+strconv.Itoa(n), "LISTEN_PID=1")
 	}
 	if err := checkLabels(c.config.Process, c.config.Linux.MountLabel); err != nil {
 		return err
@@ -219,12 +224,9 @@ func (c *creation) send() error {
 	}
 	if c.group != nil {
 		c.group.Settle()
-		// before the init looks at anything of the image: no device of the image's is opened by way of the init
-		if r := c.plan.Resources; r != nil && len(r.Devices) > 0 {
-			if err := c.group.Set(&cgroup.Resources{Devices: r.Devices}); err != nil {
-				return err
-			}
-		}
+	}
+	if err := errors.Join(c.deny(), c.delegate()); err != nil {
+		return err
 	}
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))
 	c.plan.Program.Process.Security.NotifyState = notifyState(c.st, c.st.Pid, c.meta)
@@ -252,7 +254,10 @@ func (c *creation) record() error {
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	c.st.StartTime, c.st.Early = start, &state.Early{Dirs: cgroup.Directories(c.group)}
+	c.st.StartTime, c.st.Early = start, &state.Early{}
+	if c.group != nil {
+		c.st.Early.Dirs = cgroup.Directories(c.group)
+	}
 	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop
 	if err := c.dir.Write(c.st); err != nil {

@@ -19,5 +19,6 @@
 // before the cgroup, the cgroup before the process, and the init ends by itself when its parent is gone before "ready".
 //
 // The init never runs from a file that a container could write: it executes a clone of the binary's mount made
-// read-only and attached nowhere, or where the kernel can't (before Linux 5.12) a sealed memory file.
+// read-only and attached nowhere, or where the kernel can't (before Linux 5.12) a sealed memory file. With a user namespace
+// it is a copy below the root, <root>/.exe, that nobody may read: what can't be read can't be traced (exe.go).
 package launch

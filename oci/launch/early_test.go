@@ -29,28 +29,39 @@ func needEarly(t *testing.T) {
 	}
 }
 
-// Start and delete of an ordinary container are over before the Go runtime is there.
+// Start and delete of an ordinary container are over before the Go runtime is there. A process that was killed leaves its
+// cgroup some time after it has ended, and until then delete is the ordinary program's: so one of ten has to be early.
 func TestEarly(t *testing.T) {
 	needEarly(t)
-	b := newBox(t, "sleep")
-	b.create()
-	if r, started := b.traced("start", b.id); r.code != 0 || started {
-		t.Errorf("start: code %d, runtime started %v: %s", r.code, started, r.err)
+	early := false
+	for i := 0; i < 10 && !early; i++ {
+		b := newBox(t, "sleep")
+		b.id += "-" + strconv.Itoa(i)
+		b.spec.Linux.CgroupsPath += "-" + strconv.Itoa(i)
+		b.create()
+		if r, started := b.traced("start", b.id); r.code != 0 || started {
+			t.Errorf("start: code %d, runtime started %v: %s", r.code, started, r.err)
+		}
+		// one that runs is refused by the ordinary program, which has words for it
+		if r, started := b.traced("delete", b.id); r.code == 0 || !started || !strings.Contains(r.err, "not stopped") {
+			t.Errorf("delete of a running container: code %d, runtime started %v: %s", r.code, started, r.err)
+		}
+		if r := b.oci("start", b.id); r.code == 0 || r.err == "" {
+			t.Errorf("second start: code %d: %s", r.code, r.err)
+		}
+		b.must("kill", b.id, "KILL")
+		b.stopped()
+		r, started := b.traced("delete", b.id)
+		if r.code != 0 {
+			t.Errorf("delete: code %d: %s", r.code, r.err)
+		}
+		early = !started
+		if r := b.oci("delete", b.id); r.code == 0 {
+			t.Error("second delete: no error")
+		}
 	}
-	// one that runs is refused by the ordinary program, which has words for it
-	if r, started := b.traced("delete", b.id); r.code == 0 || !started || !strings.Contains(r.err, "not stopped") {
-		t.Errorf("delete of a running container: code %d, runtime started %v: %s", r.code, started, r.err)
-	}
-	if r := b.oci("start", b.id); r.code == 0 || r.err == "" {
-		t.Errorf("second start: code %d: %s", r.code, r.err)
-	}
-	b.must("kill", b.id, "KILL")
-	b.stopped()
-	if r, started := b.traced("delete", b.id); r.code != 0 || started {
-		t.Errorf("delete: code %d, runtime started %v: %s", r.code, started, r.err)
-	}
-	if r := b.oci("delete", b.id); r.code == 0 {
-		t.Error("second delete: no error")
+	if !early {
+		t.Error("no delete was early")
 	}
 }
 

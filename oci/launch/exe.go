@@ -14,6 +14,9 @@ import (
 // openExe returns this very program as a descriptor whose file can't be opened for writing through /proc/PID/exe, by
 // nobody, root in a container included (CVE-2019-5736): on a mount that is read-only and attached nowhere, so that
 // there is nothing to remount.
+func openExe() (*os.File, error) { return exeAt("/proc/self/exe") }
+
+// openExe is that for a container, which has a user namespace or not.
 //
 // In a container with a user namespace whoever is root there may look into every process of that namespace, and an
 // init begins in the host's view: its root directory is the host's. What keeps them out is that the init is not
@@ -22,13 +25,17 @@ import (
 // namespace whatever its own (would_dump in fs/exec.c, since Linux 4.10). So the init of such a container is
 // executed from a copy that nobody may read.
 func (r *Runtime) openExe(userns bool) (*os.File, error) {
-	name := "/proc/self/exe"
-	if userns {
-		var err error
-		if name, err = unreadable(r.Root + "/.exe"); err != nil {
-			return sealedExe()
-		}
+	if !userns {
+		return openExe()
 	}
+	name, err := unreadable(r.Root + "/.exe")
+	if err != nil {
+		return sealedExe()
+	}
+	return exeAt(name)
+}
+
+func exeAt(name string) (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err == nil {
 		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY, Attr_clr: unix.MOUNT_ATTR_NOEXEC})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci/cgroup"
@@ -43,10 +44,20 @@ func (c *creation) enterCgroup() error {
 	}
 	if r := c.config.Linux.Resources; r != nil {
 		limits := *r
-		limits.Devices, limits.Pids = nil, nil // in send and limit: they are the plan's, and init has a few threads
+		limits.Devices, limits.Pids = nil, nil // in deny and limit
 		return c.group.Set(&limits)
 	}
 	return nil
+}
+
+// deny puts the device rules in force, before the init looks at anything of the image: so no device of the image's is
+// opened by way of the init. The nodes that it makes itself are allowed to all (plan.resources).
+func (c *creation) deny() error {
+	r := c.plan.Resources
+	if c.group == nil || r == nil || len(r.Devices) == 0 {
+		return nil
+	}
+	return c.group.Set(&cgroup.Resources{Devices: r.Devices})
 }
 
 // limit applies what would be in init's way: the number of tasks.
@@ -70,4 +81,29 @@ func (c *creation) withoutCgroup(err error) bool {
 func limits(r *cgroup.Resources) bool {
 	return r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil || len(r.HugepageLimits) > 0 || r.Network != nil ||
 		len(r.Rdma) > 0 || len(r.Unified) > 0)
+}
+
+// delegate gives the container's user its cgroup, when config.json says that it shall write there.
+func (c *creation) delegate() error {
+	if !c.plan.Delegate || c.group == nil || Nested() {
+		return nil
+	}
+	uid, mapped := rootUID(c.spaces.UIDs, c.config.Process.User.UID)
+	if !mapped {
+		return nil // of a user namespace that is joined: whose maps those are is not known here
+	}
+	return cgroup.Delegate(c.group, uid)
+}
+
+// rootUID is the id outside of a user namespace with these maps; without maps it is the same.
+func rootUID(maps []specs.LinuxIDMapping, id uint32) (int, bool) {
+	if len(maps) == 0 {
+		return int(id), true
+	}
+	for _, m := range maps {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return int(m.HostID + (id - m.ContainerID)), true
+		}
+	}
+	return 0, false
 }

@@ -138,6 +138,27 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
+// A user namespace may not mount the procfs of a PID namespace it does not own: the runtime's stands in.
+func TestUserNamespaceHostPid(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "sleep")
+	maps := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 200000, Size: 65536}}
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = maps, maps
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces[1:], specs.LinuxNamespace{Type: "user"})
+	b.create()
+	b.must("start", b.id)
+	seen := decode(t, b.must("exec", b.id, "/probe", "report").out)
+	if status := seen["Status"].(map[string]any); status["Pid"] != fmt.Sprint(seen["Pid"]) || seen["Pid"].(float64) < 2 {
+		t.Errorf("pid %v, of /proc %v", seen["Pid"], status["Pid"])
+	}
+	if r := b.oci("exec", b.id, "/probe", "write", "/proc/sys/kernel/hostname"); r.code == 0 {
+		t.Error("/proc/sys is writable")
+	}
+	if line := fmt.Sprint(seen["Mounts"].(map[string]any)["/proc"]); !strings.Contains(line, "nosuid,nodev,noexec") {
+		t.Errorf("/proc: %s", line)
+	}
+}
+
 func TestJoinedNamespaces(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, "sleep")

@@ -161,7 +161,7 @@ func (c *Container) killAll(ctx context.Context, sig unix.Signal) error {
 	if sig == unix.SIGKILL {
 		return g.Kill(ctx)
 	}
-	return g.Signal(sig)
+	return cgroup.Signal(g, sig)
 }
 
 // Delete removes a container. Without force it must not run; with it whatever is left of it is killed first. What is

@@ -82,9 +82,9 @@ func hostile(t *testing.T, w *witness, place string, f form) {
 	b.spec.Process.Cwd = "/cwd"
 	b.spec.Linux.MaskedPaths = append(b.spec.Linux.MaskedPaths, "/secret", "/masked")
 	b.spec.Linux.ReadonlyPaths = append(b.spec.Linux.ReadonlyPaths, "/readonly")
-	if s := b.report(append([]string{w.dir + "/secret", "secret"}, confined...)...); s != nil {
+	if s := b.report(append([]string{w.dir + "/secret", "file"}, confined...)...); s != nil {
 		b.confined(s)
-		if !strings.HasPrefix(s.Cwd, "/") || s.Access[w.dir+"/secret"] != "absent" || s.Access["secret"] != "absent" {
+		if !strings.HasPrefix(s.Cwd, "/") || s.Access[w.dir+"/secret"] != "absent" || s.Access["file"] != "absent" {
 			t.Errorf("working directory %s", s.Cwd)
 		}
 	}

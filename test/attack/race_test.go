@@ -151,10 +151,10 @@ func TestSwapDevices(t *testing.T) {
 	var pairs [][2]string
 	for _, n := range []string{"null", "zero", "console", "tty"} {
 		p := b.rootfs + "/dev/" + n
-		minor := map[string]uint32{"null": 3, "zero": 5}[n]
-		if minor == 0 {
+		number, device := map[string]uint64{"null": unix.Mkdev(1, 3), "zero": unix.Mkdev(1, 5), "tty": unix.Mkdev(5, 0)}[n]
+		if !device {
 			os.WriteFile(p, nil, 0o666)
-		} else if err := unix.Mknod(p, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {
+		} else if err := unix.Mknod(p, unix.S_IFCHR|0o666, int(number)); err != nil {
 			t.Fatal(err)
 		}
 		os.Symlink("/proc/sys/vm/laptop_mode", p+"-link")

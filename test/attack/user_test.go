@@ -1,13 +1,13 @@
 package attack_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,9 +36,8 @@ func opened(t *testing.T, names ...string) (seen func() []string) {
 				return out
 			}
 			for at := 0; at+unix.SizeofInotifyEvent <= n; {
-				e := (*unix.InotifyEvent)(unsafe.Pointer(&buf[at]))
-				out = append(out, which[e.Wd])
-				at += unix.SizeofInotifyEvent + int(e.Len)
+				out = append(out, which[int32(binary.NativeEndian.Uint32(buf[at:]))])
+				at += unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[at+12:]))
 			}
 		}
 	}

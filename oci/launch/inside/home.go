@@ -29,12 +29,12 @@ func lacksHome(p *program.Process) bool {
 }
 
 // home sets HOME from the container's /etc/passwd when the environment lacks it.
-func (b *box) home(p *program.Process) error {
+func home(b *box, p *program.Process) error {
 	if !lacksHome(p) {
 		return nil
 	}
 	dir := "/"
-	if text, err := b.regular("/etc/passwd", maxPasswd); err == nil {
+	if text, err := regular(b, "/etc/passwd", maxPasswd); err == nil {
 		if dir, err = homeIn(text, p.UID); err != nil {
 			return fmt.Errorf("home of user %d: %w", p.UID, err)
 		}
@@ -46,7 +46,7 @@ func (b *box) home(p *program.Process) error {
 // regular reads a file of the container, which may be anything. It is opened for reading only when it is known to be a
 // regular file, for some devices act on being opened (a watchdog starts), and no device rules may be in force yet. The
 // second opening goes through a procfs of our own, so that it is the very file that was looked at.
-func (b *box) regular(name string, limit int64) ([]byte, error) {
+func regular(b *box, name string, limit int64) ([]byte, error) {
 	fd, err := b.root.open(name, unix.O_PATH, 0)
 	if err != nil {
 		return nil, err

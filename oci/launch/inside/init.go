@@ -106,7 +106,7 @@ func (b *box) setup() error {
 	}
 	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
 	b.warn(grantable(b.prog.Process.Security.Caps)...)
-	return b.home(&b.prog.Process)
+	return home(b, &b.prog.Process)
 }
 
 // run does the steps; each error carries the step's name and the path or name it worked on.

@@ -129,7 +129,7 @@ func (b *box) mount(s *program.Step) error {
 		return err
 	}
 	kind := magic(fd)
-	target, err := b.target(s.Path, dir, kind)
+	target, err := mountTarget(b, s.Path, dir, kind)
 	if err != nil {
 		return err
 	}
@@ -151,12 +151,12 @@ type attached struct {
 
 func ofKernel(kind int64) bool { return kind == unix.PROC_SUPER_MAGIC || kind == unix.SYSFS_MAGIC }
 
-// target returns a descriptor of what a file system of some kind is attached to, made when it is missing.
+// mountTarget returns a descriptor of what a file system of some kind is attached to, made when it is missing.
 //
 // procfs and sysfs go on ordinary directories only: an image that has a link there, or puts one there meanwhile, wants
 // them somewhere else, with the masks on a directory of its own (CVE-2019-19921, CVE-2023-27561). And nothing but a few files
 // that only inform is covered in a procfs, whichever way the path goes there.
-func (b *box) target(name string, dir bool, kind int64) (int, error) {
+func mountTarget(b *box, name string, dir bool, kind int64) (int, error) {
 	if ofKernel(kind) {
 		fd, err := b.root.open(name, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
 		if err == unix.ENOENT {
@@ -181,7 +181,7 @@ func (b *box) target(name string, dir bool, kind int64) (int, error) {
 
 // below opens a path that is to be masked or made read-only. One below procfs or sysfs is resolved from that file
 // system's own root, so that no directory of the image's can stand in for it.
-func (b *box) below(name string) (int, error) {
+func below(b *box, name string) (int, error) {
 	name = path.Clean("/" + name)
 	for i := len(b.kernel) - 1; i >= 0; i-- {
 		if rest, ok := strings.CutPrefix(name, b.kernel[i].path+"/"); ok {
@@ -229,7 +229,7 @@ func (b *box) bind(s *program.Step) error {
 			return err
 		}
 	}
-	target, err := b.target(s.Path, dir, magic(copied))
+	target, err := mountTarget(b, s.Path, dir, magic(copied))
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ var Fields = [...]Field{
 	{"linux.resources.unified", Honoured, "keys of the cgroup2 tree, hybrid included", "TestResourceFiles, TestUnified"},
 	{"linux.cgroupsPath", Honoured, "cgroupfs: a path; systemd: slice:prefix:name", "TestExec, TestScopePath, TestProperties, TestStartScope"},
 	{"linux.namespaces.type, path", Honoured, "all eight, new or by path; a mount namespace that is not new gets the container's tree as a detached root, and mounts nothing",
-		"TestJoinedNamespaces, TestJoinedTimeAndUser, TestMountNamespaceByPath"},
+		"TestJoinedNamespaces, TestJoinedTimeAndUser, TestMountNamespaceByPath, TestUserNamespaceHostPid"},
 	{"linux.devices.path, type, major, minor, fileMode, uid, gid", Honoured,
 		"in a user namespace the host's of the same path and number, bound", "TestDevices, TestUserNamespace, TestDeviceInUserNamespace"},
 	{"linux.netDevices.name", Honoured, "with permanent addresses of global scope", "TestNetDevices, TestNetDevicesRefused"},

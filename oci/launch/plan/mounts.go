@@ -22,9 +22,12 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 	}
 	field := fmt.Sprintf("mounts[%d]", i)
 	var steps []program.Step
+	standIn := stand(mt, &o, spaces, m.user)
 	switch {
 	case o.remount:
 		return remount(mt, &o, field)
+	case standIn != nil:
+		steps, err = m.bind(standIn, &o, field)
 	case o.bind || mt.Type == "bind":
 		steps, err = m.bind(mt, &o, field)
 	case mt.Type == "overlay":
@@ -33,10 +36,6 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 		return nil, unsupported(field + ".uidMappings of a mount that is no bind")
 	case mt.Type == "cgroup" || mt.Type == "cgroup2":
 		steps, err = m.cgroups(mt, &o, field, spaces)
-	case mt.Type == "sysfs" && m.user && spaces.New&unix.CLONE_NEWNET == 0 && !joins(spaces, unix.CLONE_NEWNET):
-		// a user namespace that does not own the network namespace may not mount sysfs: the host's, read-only
-		o.recursive, o.recSet, o.data = true, o.recSet|unix.MOUNT_ATTR_RDONLY, nil
-		steps, err = m.bind(&specs.Mount{Destination: mt.Destination, Source: "/sys"}, &o, field)
 	case mt.Type == "":
 		return nil, invalid("%s.type: empty and not a bind", field)
 	default:
@@ -46,6 +45,31 @@ func (m *maker) mount(i int, spaces *Spaces) ([]program.Step, error) {
 		return nil, err
 	}
 	return append(steps, afterMount(mt, &o)...), nil
+}
+
+// stand returns the bind that stands for a file system that may not be mounted: one that shows a namespace that the
+// container's user namespace does not own. o becomes the bind's options. It is nil for all other mounts.
+func stand(mt *specs.Mount, o *options, spaces *Spaces, user bool) *specs.Mount {
+	kind, path := uintptr(unix.CLONE_NEWNET), "/sys"
+	switch {
+	case !user || o.remount || o.bind:
+		return nil
+	case mt.Type == "sysfs":
+	case mt.Type == "proc":
+		// it shows just the processes the container is among
+		kind, path = unix.CLONE_NEWPID, "/proc"
+	default:
+		return nil
+	}
+	if spaces.New&kind != 0 || joins(spaces, kind) {
+		return nil
+	}
+	// with all that is mounted on it, since some of that hides things
+	o.recursive, o.data = true, nil
+	if mt.Type == "sysfs" { // the host's
+		o.recSet |= unix.MOUNT_ATTR_RDONLY
+	}
+	return &specs.Mount{Destination: mt.Destination, Source: path}
 }
 
 func joins(s *Spaces, kind uintptr) bool {
@@ -168,6 +192,8 @@ func (m *maker) filesystem(mt *specs.Mount, o *options) []program.Step {
 func (m *maker) cgroups(mt *specs.Mount, o *options, field string, spaces *Spaces) ([]program.Step, error) {
 	if m.host.Unified {
 		if spaces.New&unix.CLONE_NEWCGROUP != 0 {
+			// "Cgroup ownership": when its own cgroup is what the container sees, and writes to
+			m.p.Delegate = m.p.Delegate || mt.Source == "cgroup" && mt.Destination == "/sys/fs/cgroup" && o.set&unix.MOUNT_ATTR_RDONLY == 0
 			slot := m.make("cgroup2", append([]string{"source=cgroup"}, o.data...), o.set, mt.Destination)
 			return []program.Step{{Op: program.OpMount, Slot: slot, Path: mt.Destination}}, nil
 		}

@@ -67,6 +67,7 @@ type Plan struct {
 	Program   program.Program
 	Sources   []Source // slot i of the program
 	Resources *cgroup.Resources
+	Delegate  bool // the container's user shall own its cgroup
 	Hooks     Hooks
 	OOMScore  *int
 }

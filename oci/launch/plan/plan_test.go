@@ -113,3 +113,25 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// The cgroup is the container's user's when it is what /sys/fs/cgroup shows, to be written (config-linux.md, "Cgroup
+// ownership"), on v2.
+func TestDelegate(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		mount, spaces string
+		unified, want bool
+	}{
+		{`"source":"cgroup","destination":"/sys/fs/cgroup"`, `{"type":"cgroup"},`, true, true},
+		{`"source":"cgroup","destination":"/sys/fs/cgroup","options":["ro"]`, `{"type":"cgroup"},`, true, false},
+		{`"source":"cgroup","destination":"/sys/fs/cgroup"`, ``, true, false},
+		{`"source":"cgroup","destination":"/cgroup"`, `{"type":"cgroup"},`, true, false},
+		{`"source":"cgroup","destination":"/sys/fs/cgroup"`, `{"type":"cgroup"},`, false, false},
+	} {
+		text := `{` + minimal + `,"mounts":[{"type":"cgroup",` + c.mount + `}],"linux":{"namespaces":[` + c.spaces + `{"type":"mount"}]}}`
+		p, err := decide([]byte(text), plan.Host{ID: "c", Unified: c.unified, CgroupPath: "/c", CgroupDirs: map[string]string{"": "/sys/fs/cgroup/c"}})
+		if err != nil || p.Delegate != c.want {
+			t.Errorf("%s, v2 %v: %v %v", text, c.unified, p, err)
+		}
+	}
+}

@@ -9,6 +9,7 @@ const (
 	sysRead      = 0
 	sysWrite     = 1
 	sysClose     = 3
+	sysNanosleep = 35
 	sysSocket    = 41
 	sysConnect   = 42
 	sysExitGroup = 231
@@ -21,8 +22,9 @@ const (
 	oNofollow  = 0x20000
 	oCloexec   = 0x80000
 
-	eintr  = 4
 	enoent = 2
+	eintr  = 4
+	ebusy  = 16
 
 	afUnix      = 1
 	sockStream  = 1
@@ -37,7 +39,6 @@ type args struct {
 
 // parse reads the arguments; false when there is one it does not know.
 func (a *args) parse(sp *uintptr, argc int) bool {
-	a.root = "/run/berth-oci"
 	i := 1
 	for ; i+1 < argc; i++ {
 		switch s := arg(sp, i); s {
@@ -64,6 +65,9 @@ func (a *args) parse(sp *uintptr, argc int) bool {
 		default:
 			return false
 		}
+	}
+	if a.root == "" && !variable(sp, argc, "XDG_RUNTIME_DIR=") { // without root that is where the state may be
+		a.root = "/run/berth-oci"
 	}
 	return a.command != "" && a.id != "" && a.root != ""
 }
@@ -219,12 +223,29 @@ func removeGroups(list string) bool {
 		if !n.add(list[begin+1 : end]) {
 			return false
 		}
-		if e := int(syscall6(sysUnlinkat, ^uintptr(99), n.ptr(), atRemove, 0, 0, 0)); e != 0 && e != -enoent {
+		if !n.remove() {
 			return false
 		}
 		list = list[:begin]
 	}
 	return true
+}
+
+// remove removes a cgroup's directory. A process that has ended leaves it a moment later, so one that is busy is tried
+// again for two milliseconds, which is what the ordinary program would take to start.
+func (n *name) remove() bool {
+	for range 20 {
+		e := int(syscall6(sysUnlinkat, ^uintptr(99), n.ptr(), atRemove, 0, 0, 0))
+		if e == 0 || e == -enoent {
+			return true
+		}
+		if e != -ebusy {
+			return false
+		}
+		pause := [2]int64{0, 100_000} // struct timespec
+		call(sysNanosleep, uintptr(unsafe.Pointer(&pause)), 0, 0)
+	}
+	return false
 }
 
 // removeDir removes the container's directory, whose record goes last: as long as it is there, so is what it tells of.

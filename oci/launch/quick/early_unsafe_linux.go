@@ -97,6 +97,16 @@ func arg(sp *uintptr, i int) string {
 	return unsafe.String(p, n)
 }
 
+// variable is true when the environment has one that begins so.
+func variable(sp *uintptr, argc int, prefix string) bool {
+	for i := 2 + argc; word(sp, i) != 0; i++ {
+		if s := arg(sp, i-1); len(s) >= len(prefix) && s[:len(prefix)] == prefix {
+			return true
+		}
+	}
+	return false
+}
+
 func exit() {
 	for {
 		syscall6(sysExitGroup, 0, 0, 0, 0, 0, 0)

@@ -23,20 +23,26 @@ func parse(s string) (r record, ok bool) {
 	if !p.lit(`,"boot":`) {
 		return r, false
 	}
-	if r.boot, ok = p.str(); !ok || !p.skipField(`,"bundle":`) || !p.skipField(`,"rootfs":`) || !p.lit(`,"cgroup":`) {
+	if r.boot, ok = p.str(); !ok || !p.skipField(`,"bundle":`) || !p.skipField(`,"rootfs":`) || !p.skipField(`,"cgroup":`) {
 		return r, false
 	}
-	if !p.skip() || !p.lit(`,"early":{"start":`) {
-		return r, false
+	r.start, r.delete, r.dirs, ok = p.early()
+	return r, ok && s[len(s)-1] == '}'
+}
+
+// early reads the field of that name.
+func (p *scan) early() (start, remove bool, dirs string, ok bool) {
+	if !p.lit(`,"early":{"start":`) {
+		return false, false, "", false
 	}
-	if r.start, ok = p.flag(); !ok || !p.lit(`,"delete":`) {
-		return r, false
+	if start, ok = p.flag(); !ok || !p.lit(`,"delete":`) {
+		return false, false, "", false
 	}
-	if r.delete, ok = p.flag(); !ok || !p.lit(`,"dirs":[`) {
-		return r, false
+	if remove, ok = p.flag(); !ok || !p.lit(`,"dirs":[`) {
+		return false, false, "", false
 	}
-	r.dirs, ok = p.list()
-	return r, ok && p.lit(`}`) && s[len(s)-1] == '}'
+	dirs, ok = p.list()
+	return start, remove, dirs, ok && p.lit(`}`)
 }
 
 // list passes over the rest of a list of strings and returns its elements.
