@@ -152,7 +152,7 @@ func (n *Node) owned() leak.Options {
 		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
 	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"),
-		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp")}} // compiled filters, kept by content
+		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp"), filepath.Join(n.State, "oci/berth/.exe")}} // filters and programs, kept by content
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.
