@@ -53,6 +53,7 @@ type Node struct {
 	registry *exec.Cmd
 	daemon   *exec.Cmd
 	extra    []string // arguments of a test's own daemon
+	path     string   // its PATH
 	conn     *grpc.ClientConn
 }
 
@@ -151,7 +152,7 @@ func (n *Node) owned() leak.Options {
 		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
 	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"),
-		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp")}} // compiled filters, kept by content
+		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp"), filepath.Join(n.State, "oci/berth/.exe")}} // filters and programs, kept by content
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.
@@ -239,6 +240,9 @@ func (n *Node) Launch() error {
 		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
 		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI()}
 	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
+	if n.path != "" {
+		n.daemon.Env = append(os.Environ(), "PATH="+n.path)
+	}
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
