@@ -2,7 +2,8 @@
 #
 #   work_up                 makes $WORK and mounts a tmpfs there
 #   registry_up             serves the test images; mirrors in $WORK/certs.d
-#   daemon_up NAME          NAME is berth or containerd; waits until $ENDPOINT answers; NETWORK=builtin|reference
+#   daemon_up NAME          NAME is berth or containerd; waits until $ENDPOINT answers; NETWORK=builtin|reference,
+#                           CGROUP_DRIVER=auto|cgroupfs|systemd
 #   daemon_kill SIGNAL      signals it and waits for its end
 #   work_down               ends daemon and registry, unmounts, removes
 
@@ -67,6 +68,7 @@ berth_up() {
 	: >"$WORK/config.toml" # the machine's own does not count
 	"$ROOT/bin/berth" serve --config "$WORK/config.toml" --root "$WORK/root" --state "$WORK/state" --listen "$ENDPOINT" \
 		--cni-conf-dir "$WORK/cni" --cni-bin-dir "$CACHE/cni" --registry-config "$WORK/certs.d" "${net[@]}" \
+		--cgroup-driver "${CGROUP_DRIVER:-auto}" \
 		>>"$WORK/daemon.log" 2>&1 &
 	DAEMON_PID=$!
 }
