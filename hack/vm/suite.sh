@@ -4,7 +4,7 @@
 #
 #   suite.sh critest cgroupfs|systemd [critest.sh arguments]
 #   suite.sh e2e cgroupfs|systemd [go test flags]
-#   suite.sh packages [PACKAGE...]          the packages' own tests; default: all that came along, but e2e
+#   suite.sh packages [PACKAGE]... [-- go test flags]   the packages' own tests; default: all that came along, but e2e
 #   suite.sh deb FIRST.deb SECOND.deb       installation, restarts, upgrade and removal with a pod running
 set -uo pipefail
 suite=$1; shift
@@ -49,8 +49,11 @@ e2e)
 packages)
 	begin packages
 	rc=0
-	[ $# -gt 0 ] || set -- $(cd /payload/tests && find . -name '*.test' ! -path './test/e2e/*' | sed 's#^\./##; s#\.test$##' | sort)
-	for p; do gotest "$p" || rc=1; done
+	list=()
+	while [ $# -gt 0 ] && [ "$1" != -- ]; do list+=("$1"); shift; done
+	[ $# = 0 ] || shift
+	[ ${#list[@]} -gt 0 ] || list=($(cd /payload/tests && find . -name '*.test' ! -path './test/e2e/*' | sed 's#^\./##; s#\.test$##' | sort))
+	for p in "${list[@]}"; do gotest "$p" "$@" || rc=1; done
 	exit $rc
 	;;
 deb)
