@@ -8,7 +8,8 @@
 #   suite.sh deb FIRST.deb SECOND.deb       installation, restarts, upgrade and removal with a pod running
 set -uo pipefail
 suite=$1; shift
-export BERTH_CACHE=/payload/cache BERTH_CNI_BIN=/payload/cache/cni BERTH_CNI_BIN_DIR=/payload/cache/cni TMPDIR=/tmp
+export BERTH_CACHE=/payload/cache BERTH_CNI_BIN=/payload/cache/cni BERTH_CNI_BIN_DIR=/payload/cache/cni
+export TMPDIR=/var/tmp BERTH_TEST_FS=disk
 export PATH=/payload/bin:$PATH
 results=/results/$suite
 src=/payload/src
