@@ -94,8 +94,10 @@ func (c *creation) read() error {
 	if c.config, err = plan.Parse(text); err != nil {
 		return err
 	}
-	c.spaces, err = c.config.Spaces()
-	return err
+	if c.spaces, err = c.config.Spaces(); err != nil {
+		return err
+	}
+	return profileLoaded(profiles, c.config.Process.ApparmorProfile)
 }
 
 // claim takes the id and writes down what would have to be removed if this process ended now.
