@@ -3,11 +3,14 @@ GO      ?= go
 BIN     := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# where berth-oci begins: oci/launch/quick
+ENTRY   := $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E _berth_entry)
 MODULES := . test/images test/e2e
 
 .PHONY: build
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) $(ENTRY)' -o $(BIN)/ ./cmd/berth-oci
 
 .PHONY: demo
 demo: ## see a pod run; KEEP=1 leaves it running

@@ -17,10 +17,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/cri"
-	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/netplugin"
-	"github.com/berth-runtime/berth/oci"
 	"github.com/berth-runtime/berth/oci/apparmor"
 	"github.com/berth-runtime/berth/sandbox"
 	"github.com/berth-runtime/berth/sandbox/compile"
@@ -92,7 +90,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}})
+	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}, Pinned: list(c.PinnedImages)})
 	if err != nil {
 		return nil, fmt.Errorf("open images in %s: %w", c.Root, err)
 	}
@@ -117,7 +115,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	}
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: images, Network: network, Version: semver(version), SystemdCgroup: systemd,
-		Config: c.JSON(), Stream: stream.Options{Addr: c.StreamAddress}, Log: log,
+		Config: c.JSON(), Stream: c.Stream.options(), Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open streaming server: %w", err), pods.Close(ctx))
@@ -129,16 +127,6 @@ func (d *daemon) close(ctx context.Context) error {
 	err := errors.Join(d.server.Close(ctx), d.pods.Close(ctx))
 	d.images.Close()
 	return err
-}
-
-// handlers are the runtimes; the native one comes first, which makes it the default.
-func (c *config) handlers(systemd bool) []oci.Handler {
-	root := func(name string) string { return filepath.Join(c.State, "oci", name) }
-	out := []oci.Handler{{Name: native, Path: c.OCIBin, Root: root(native), Native: true, SystemdCgroup: systemd}}
-	for _, h := range c.Handlers {
-		out = append(out, oci.Handler{Name: h.Name, Path: h.Path, Args: h.Args, Root: root(h.Name), SystemdCgroup: systemd})
-	}
-	return out
 }
 
 // appArmorProfile loads the default profile and returns its name, for containers that ask for none of their own.
@@ -197,7 +185,7 @@ func watchSignals(log *slog.Logger) {
 	go func() {
 		for s := range signals {
 			if s == syscall.SIGUSR1 {
-				log.Info("goroutines", "dump", goroutines())
+				log.Info("goroutines", "count", runtime.NumGoroutine(), "dump", goroutines())
 			}
 		}
 	}()

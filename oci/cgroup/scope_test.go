@@ -79,10 +79,7 @@ func TestPlaceholder(t *testing.T) {
 		_, after, _ := strings.Cut(string(b), ") ")
 		return after[:min(1, len(after))]
 	}
-	for range 100 {
-		if state() == "t" {
-			break
-		}
+	for end := time.Now().Add(time.Minute); state() != "t" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if s := state(); s != "t" {

@@ -10,7 +10,10 @@
 //	delete kill by cgroup, remove cgroup and directory; works from any half-made state
 //
 // Packages below: plan decides, spawn clones, program is the message, inside is the init, state is the record on disk,
-// hook runs hooks, seccomp compiles filters. Only this package puts them together.
+// hook runs hooks, seccomp compiles filters, netdevice moves network devices, resctrl shares caches. Only this package
+// puts them together.
+//
+// Without root the command runs itself again in a user namespace first (rootless.go), and goes the same way there.
 //
 // The order in create is what makes kill -9 harmless: the id's directory and record (with the cgroup's path) exist
 // before the cgroup, the cgroup before the process, and the init ends by itself when its parent is gone before "ready".

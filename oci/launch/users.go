@@ -24,7 +24,10 @@ func mapText(maps []specs.LinuxIDMapping) string {
 // writeMaps gives a new user namespace its id maps, once, whole, as the kernel asks for.
 func writeMaps(pid int, uids, gids []specs.LinuxIDMapping) error {
 	dir := "/proc/" + strconv.Itoa(pid)
-	if os.Geteuid() != 0 {
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+		if !single(uids, uid) || !single(gids, gid) {
+			return errors.Join(shadow("newuidmap", pid, uids), shadow("newgidmap", pid, gids))
+		}
 		if err := os.WriteFile(dir+"/setgroups", []byte("deny"), 0); err != nil {
 			return fmt.Errorf("linux.gidMappings: %w", err)
 		}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -81,10 +82,11 @@ type Paths struct {
 	CgroupsPath string // linux.cgroupsPath, see CgroupsPath
 
 	// Layers of the image, top first, and the writable layer: the root becomes a
-	// mount at "/" for the native runtime. Without Lower the root file system
-	// lies at "rootfs" in the bundle.
+	// mount at "/" for the native runtime. Without Lower the root file system is
+	// mounted at Root for the runtime, in the bundle's "rootfs" where empty.
 	Lower       []string
 	Upper, Work string
+	Root        string
 }
 
 // Options are the operator's choices. The zero value is the default.
@@ -127,7 +129,7 @@ func Container(in Input) (*specs.Spec, error) {
 	spec := &specs.Spec{
 		Version: specs.Version,
 		Process: process,
-		Root:    &specs.Root{Path: "rootfs", Readonly: in.security().GetReadonlyRootfs()},
+		Root:    &specs.Root{Path: cmp.Or(in.Paths.Root, "rootfs"), Readonly: in.security().GetReadonlyRootfs()},
 		Linux:   linux,
 	}
 	if spec.Mounts, err = in.mounts(); err != nil {

@@ -79,10 +79,16 @@ type Pod struct {
 // Run runs a pod.
 func (n *Node) Run(t *testing.T, cfg *rt.PodSandboxConfig) *Pod {
 	t.Helper()
+	return n.RunOn(t, cfg, "")
+}
+
+// RunOn runs a pod on a runtime handler.
+func (n *Node) RunOn(t *testing.T, cfg *rt.PodSandboxConfig, handler string) *Pod {
+	t.Helper()
 	if err := os.MkdirAll(cfg.LogDirectory, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	id, err := n.Runtime.RunPodSandbox(t.Context(), cfg, "")
+	id, err := n.Runtime.RunPodSandbox(t.Context(), cfg, handler)
 	if err != nil {
 		t.Fatalf("RunPodSandbox: %v", err)
 	}
@@ -151,7 +157,7 @@ func (n *Node) Status(t *testing.T, id string) *rt.ContainerStatus {
 func (n *Node) Exited(t *testing.T, id string) *rt.ContainerStatus {
 	t.Helper()
 	var s *rt.ContainerStatus
-	Eventually(t, 20*time.Second, "the container has exited", func() bool {
+	Eventually(t, Patience, "the container has exited", func() bool {
 		s = n.Status(t, id)
 		return s.State == rt.ContainerState_CONTAINER_EXITED
 	})
@@ -161,7 +167,7 @@ func (n *Node) Exited(t *testing.T, id string) *rt.ContainerStatus {
 // Exec runs a command in the container and returns its output; it must succeed.
 func (n *Node) Exec(t *testing.T, id string, cmd ...string) string {
 	t.Helper()
-	out, errOut, err := n.Runtime.ExecSync(t.Context(), id, cmd, 20*time.Second)
+	out, errOut, err := n.Runtime.ExecSync(t.Context(), id, cmd, Patience)
 	if err != nil {
 		t.Fatalf("ExecSync %q: %v: %s%s", cmd, err, out, errOut)
 	}
