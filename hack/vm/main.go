@@ -63,7 +63,7 @@ func up(ctx context.Context, f *flag.FlagSet, args []string) (int, error) {
 	f.StringVar(&o.Words, "append", "", "more kernel command line")
 	f.Var(&disks, "disk", "IMAGE=/MOUNTPOINT, an erofs image; may be repeated")
 	tap := f.String("tap", "", "NAME,ADDRESS/BITS,GATEWAY: a tap device of this network namespace, instead of QEMU's own network")
-	timeout := f.Duration("timeout", 5*time.Minute, "for the boot")
+	timeout := f.Duration("timeout", 15*time.Minute, "for the boot")
 	if err := f.Parse(args); err != nil {
 		return 2, err
 	}
