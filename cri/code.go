@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/image"
+	"github.com/berth-runtime/berth/netplugin"
 	"github.com/berth-runtime/berth/sandbox"
 )
 
@@ -60,7 +61,7 @@ func codeOf(err error) codes.Code {
 		return codes.Canceled
 	case is(err, fs.ErrInvalid):
 		return codes.InvalidArgument
-	case is(err, sandbox.ErrNotRunning), is(err, sandbox.ErrNotReady), is(err, sandbox.ErrNotCreated):
+	case is(err, sandbox.ErrNotRunning), is(err, sandbox.ErrNotReady), is(err, sandbox.ErrNotCreated), is(err, netplugin.ErrNotReady):
 		return codes.FailedPrecondition
 	case is(err, fs.ErrNotExist):
 		return codes.NotFound

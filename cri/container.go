@@ -122,9 +122,29 @@ func (c containers) ReopenContainerLog(ctx context.Context, req *rt.ReopenContai
 	return &rt.ReopenContainerLogResponse{}, nil
 }
 
-// GetContainerEvents sends what happens to containers and pods from now on, until the client goes.
+// CheckpointContainer writes an archive of a running container, which goes on.
+func (c containers) CheckpointContainer(ctx context.Context, req *rt.CheckpointContainerRequest) (*rt.CheckpointContainerResponse, error) {
+	ctr, err := c.find(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	if req.GetLocation() == "" {
+		return nil, missing("location")
+	}
+	if err := ctr.Checkpoint(ctx, req.GetLocation(), seconds(req.GetTimeout())); err != nil {
+		return nil, err
+	}
+	return &rt.CheckpointContainerResponse{}, nil
+}
+
+// GetContainerEvents sends what happens to containers and pods from now on, until the client goes. The headers are sent
+// at once: they tell a client from when on it misses nothing.
 func (c containers) GetContainerEvents(_ *rt.GetEventsRequest, to grpc.ServerStreamingServer[rt.ContainerEventResponse]) error {
-	for event := range c.m.Events(to.Context()) {
+	events := c.m.Events(to.Context())
+	if err := to.SendHeader(nil); err != nil {
+		return err
+	}
+	for event := range events {
 		if err := to.Send(event); err != nil {
 			return err
 		}

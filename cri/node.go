@@ -50,7 +50,14 @@ func (n node) Status(ctx context.Context, req *rt.StatusRequest) (*rt.StatusResp
 		}},
 		Features: &rt.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
-	for _, h := range n.pods.Handlers() {
+	handlers := n.pods.Handlers()
+	for _, h := range handlers {
+		if h.Name == "" {
+			resp.Features.UserNamespacesHostNetwork = h.UserNamespace
+		}
+		if h.Err != "" {
+			resp.Status.Conditions = append(resp.Status.Conditions, handlerBroken(h))
+		}
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &rt.RuntimeHandler{
 			Name:     h.Name,
 			Features: &rt.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespace},
@@ -62,6 +69,7 @@ func (n node) Status(ctx context.Context, req *rt.StatusRequest) (*rt.StatusResp
 	resp.Info = map[string]string{
 		"config":            string(n.config),
 		"golang":            quote(runtime.Version()),
+		"handlers":          encoded(handlers),
 		"cniconfig":         quote(n.network.Config()),
 		"lastCNILoadStatus": quote("OK"),
 	}
@@ -78,6 +86,17 @@ func networkReady(err error) *rt.RuntimeCondition {
 		c.Message = "Network plugin returns error: " + err.Error()
 	}
 	return c
+}
+
+// handlerBroken tells of a runtime handler that can't be used. The node is ready for all other pods; kubelet keeps conditions
+// it does not know out of the way.
+func handlerBroken(h sandbox.HandlerInfo) *rt.RuntimeCondition {
+	return &rt.RuntimeCondition{Type: "RuntimeHandlerReady/" + h.Name, Reason: "RuntimeHandlerNotUsable", Message: h.Err}
+}
+
+func encoded(v any) string {
+	b, _ := json.Marshal(v) // plain structures only
+	return string(b)
 }
 
 // quote makes a JSON text: the values of verbose info are.

@@ -3,11 +3,15 @@
 #
 #   hack/bench.sh [--network builtin|reference] [--alone] [-- bench flags]
 #
-# Berth runs with its built-in network unless told otherwise; containerd always with the reference plugins.
+# Berth runs with its built-in network unless told otherwise; containerd always with the reference plugins. Or OCI runtimes by
+# themselves, berth-oci, runc, Debian's crun and the newest one, through create, start, delete and exec:
+#
+#   hack/bench.sh oci [--alone] [-- bench flags]
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 . "$ROOT/hack/daemon.sh"
-network=builtin alone=''
+network=builtin alone='' what=cri
+[ "${1:-}" != oci ] || { what=oci; shift; }
 while [ $# -gt 0 ]; do
 	case $1 in
 	--network) network=$2; shift ;;
@@ -17,6 +21,29 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
+if [ -z "${BERTH_IN_TESTNS:-}" ] && [ $what = oci ]; then
+	need_root
+	need /bin/busybox:busybox-static:"the payload" /usr/bin/time:time:"weighs the runtimes"
+	make -s -C "$ROOT" build
+	(cd "$ROOT" && CGO_ENABLED=0 go build -o "$CACHE/bin/bench-oci" ./hack/bench/oci)
+	[ -n "$alone" ] || "$ROOT/hack/peers.sh" runc crun-1.8 crun-new
+	exec "$ROOT/hack/testns.sh" "$0" oci ${alone:+--alone} -- "$@"
+fi
+if [ $what = oci ]; then
+	# crun 1.8 refuses a host that has cgroup2 beside v1 controllers, so nobody gets to see it.
+	! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
+	runtimes=("berth-oci=$ROOT/bin/berth-oci")
+	if [ -z "$alone" ]; then
+		for program in "$CACHE/peers/runc" /usr/bin/crun "$CACHE/peers/crun-new"; do
+			runtimes+=("$("$program" --version | awk 'NR == 1 { print $1 "-" $NF }')=$program")
+		done
+	fi
+	work=$(mktemp -d)
+	mount -t tmpfs -o mode=755 bench "$work"
+	trap 'umount -l "$work"; rmdir "$work"' EXIT
+	bench-oci -dir "$work" "$@" "${runtimes[@]}"
+	exit
+fi
 if [ -z "${BERTH_IN_TESTNS:-}" ]; then
 	need_root
 	"$ROOT/hack/tools.sh" client cni packages

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Runs the CRI conformance suite against a daemon started for it, and ends with "N passed, N failed, N skipped".
 #
-#   hack/critest.sh [--all] [--focus REGEXP] [--skip REGEXP] [--parallel N] [--peer containerd] [--network reference]
-#                   [--out DIR] [-- critest flags]
+#   hack/critest.sh [--all] [--focus REGEXP] [--skip REGEXP] [--parallel N] [--peer containerd [--runtime PATH]]
+#                   [--network reference] [--handler runc|crun] [--out DIR] [-- critest flags]
 #
 # Default: the specs marked [Conformance], on Berth with its built-in network. --peer runs another runtime: what fails
-# there too is not ours. --out keeps the report, the suite's output and the daemon's log.
+# there too is not ours. --runtime has containerd call that OCI runtime in place of runc. --handler runs every pod on a
+# foreign OCI runtime. --out keeps the report, the suite's output and the daemon's log.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 . "$ROOT/hack/daemon.sh"
-focus='\[Conformance\]' skip='' parallel=1 daemon=berth out=$CACHE/critest
+focus='\[Conformance\]' skip='' parallel=1 daemon=berth handler='' out=$CACHE/critest
 while [ $# -gt 0 ]; do
 	case $1 in
 	--all) focus='' ;;
@@ -17,8 +18,10 @@ while [ $# -gt 0 ]; do
 	--skip) skip=$2; shift ;;
 	--parallel) parallel=$2; shift ;;
 	--peer) daemon=$2; shift ;;
+	--runtime) OCI=$(realpath "$2"); shift ;;
 	--network) NETWORK=$2; shift ;;
 	--out) out=$2; shift ;;
+	--handler) handler=$2; shift ;;
 	--inside) inside=1 ;;
 	--) shift; break ;;
 	*) die "unknown argument $1" ;;
@@ -29,8 +32,11 @@ if [ -z "${inside:-}" ]; then
 	need_root
 	"$ROOT/hack/tools.sh" client critest cni packages
 	"$ROOT/hack/images.sh"
-	if [ "$daemon" = berth ]; then make -s -C "$ROOT" build; else "$ROOT/hack/peers.sh"; fi
-	exec "$ROOT/hack/testns.sh" "$0" --inside --focus "$focus" --skip "$skip" --parallel "$parallel" --peer "$daemon" \
+	if [ "$daemon" = berth ] || [ -n "${OCI:-}" ]; then make -s -C "$ROOT" build; fi
+	[ "$daemon" = berth ] || "$ROOT/hack/peers.sh" containerd runc
+	export OCI=${OCI:-}
+	[ -z "$handler" ] || "$ROOT/hack/peers.sh" "$handler"
+	exec "$ROOT/hack/testns.sh" "$0" --inside --focus "$focus" --skip "$skip" --parallel "$parallel" --peer "$daemon" --handler "$handler" \
 		--network "${NETWORK:-builtin}" --out "$out" -- "$@"
 fi
 
@@ -47,13 +53,14 @@ ours=$(images digest gcr.io/k8s-staging-cri-tools/test-image-digest:latest)
 sed "s/$theirs/${ours#sha256:}/g" "$CACHE/bin/critest" >"$WORK/critest"
 chmod +x "$WORK/critest"
 
-daemon_up "$daemon"
+HANDLERS=$handler daemon_up "$daemon"
 args=(-runtime-endpoint "$ENDPOINT" -image-endpoint "$ENDPOINT" -ginkgo.junit-report "$out/junit.xml" -ginkgo.no-color)
 [ -z "$focus" ] || args+=(-ginkgo.focus "$focus")
 [ -z "$skip" ] || args+=(-ginkgo.skip "$skip")
+[ -z "$handler" ] || args+=(-runtime-handler "$handler")
 [ "$parallel" = 1 ] || args+=(-parallel "$parallel")
 cd "$WORK"
 rc=0
 TMPDIR=$WORK "$WORK/critest" "${args[@]}" "$@" >"$out/output.txt" 2>&1 || rc=$?
-testsum -junit -name critest ${TOTALS:+-totals "$TOTALS"} "$out/junit.xml" || rc=1
+testsum -junit -name "critest${handler:+ on $handler}" ${TOTALS:+-totals "$TOTALS"} "$out/junit.xml" || rc=1
 exit $rc

@@ -1,15 +1,20 @@
-# Sourced: a registry and a daemon for tests and the demo, all below one directory on a tmpfs.
+# Sourced: a registry and a daemon for tests and the demo, all below one directory on a tmpfs (BERTH_TEST_FS=disk: not).
 #
 #   work_up                 makes $WORK and mounts a tmpfs there
 #   registry_up             serves the test images; mirrors in $WORK/certs.d
-#   daemon_up NAME          NAME is berth or containerd; waits until $ENDPOINT answers; NETWORK=builtin|reference
+#   daemon_up NAME          NAME is berth or containerd; waits until $ENDPOINT answers; NETWORK=builtin|reference,
+#                           CGROUP_DRIVER=auto|cgroupfs|systemd;
+#                           OCI is the OCI runtime that containerd calls, runc unless set;
+#                           HANDLERS="runc crun" are runtime handlers of berth, from .cache/peers
 #   daemon_kill SIGNAL      signals it and waits for its end
 #   work_down               ends daemon and registry, unmounts, removes
 
 work_up() {
 	need_root
 	WORK=$(mktemp -d "${TMPDIR:-/tmp}/berth.XXXXXX")
-	mount -t tmpfs -o mode=755 berth "$WORK"
+	chmod 755 "$WORK"
+	# Fast; but before Linux 6.3 a tmpfs can't be mounted id-mapped: no pods with user namespaces.
+	[ "${BERTH_TEST_FS:-}" = disk ] || mount -t tmpfs -o mode=755 berth "$WORK"
 	mkdir -p "$WORK"/{certs.d,cni,root,state}
 	CRICTL=(crictl)
 }
@@ -61,14 +66,25 @@ daemon_up() {
 }
 
 berth_up() {
-	local net=()
+	local net=() h
 	ENDPOINT=unix://$WORK/state/berth.sock
 	if [ "${NETWORK:-builtin}" = builtin ]; then net=(--builtin-network); else reference_network; fi
 	: >"$WORK/config.toml" # the machine's own does not count
+	for h in ${HANDLERS:-}; do printf '[handlers.%s]\npath = "%s"\n' "$h" "$CACHE/peers/$h" >>"$WORK/config.toml"; done
+	case " ${HANDLERS:-} " in *" crun "*) no_unified_controllers ;; esac
 	"$ROOT/bin/berth" serve --config "$WORK/config.toml" --root "$WORK/root" --state "$WORK/state" --listen "$ENDPOINT" \
 		--cni-conf-dir "$WORK/cni" --cni-bin-dir "$CACHE/cni" --registry-config "$WORK/certs.d" "${net[@]}" \
+		--cgroup-driver "${CGROUP_DRIVER:-auto}" \
 		>>"$WORK/daemon.log" 2>&1 &
 	DAEMON_PID=$!
+}
+
+# crun refuses hybrid cgroups whose cgroup2 hierarchy has controllers ("drop all controllers from cgroupv2"). In the mount
+# namespace of a test, and only there, that hierarchy says it has none.
+no_unified_controllers() {
+	local f=/sys/fs/cgroup/unified/cgroup.controllers
+	[ -n "${BERTH_IN_TESTNS:-}" ] || die "crun needs hack/testns.sh"
+	[ ! -s "$f" ] && [ -z "$(cat "$f" 2>/dev/null)" ] || mount --bind /dev/null "$f"
 }
 
 containerd_up() {
@@ -94,7 +110,7 @@ containerd_up() {
 		[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 		  runtime_type = "io.containerd.runc.v2"
 		[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-		  BinaryName = "$CACHE/peers/runc"
+		  BinaryName = "${OCI:-$CACHE/peers/runc}"
 	EOF
 	PATH=$CACHE/peers:$PATH containerd --config "$WORK/containerd.toml" >>"$WORK/daemon.log" 2>&1 &
 	DAEMON_PID=$!
@@ -118,7 +134,11 @@ work_down() {
 	[ -n "${WORK:-}" ] || return 0
 	daemon_kill TERM
 	[ -z "${REGISTRY_PID:-}" ] || { kill "$REGISTRY_PID" 2>/dev/null; wait "$REGISTRY_PID" 2>/dev/null; } || true
-	umount -R "$WORK" 2>/dev/null || umount -R -l "$WORK" || true
-	rmdir "$WORK" 2>/dev/null || true
+	if [ "${BERTH_TEST_FS:-}" = disk ]; then
+		rm -rf --one-file-system "$WORK"
+	else
+		umount -R "$WORK" 2>/dev/null || umount -R -l "$WORK" || true
+		rmdir "$WORK" 2>/dev/null || true
+	fi
 	WORK=
 }

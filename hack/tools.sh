@@ -54,6 +54,8 @@ packages() {
 		iptables:iptables:"called by the reference CNI plugins" \
 		curl:curl:"fetches host ports in the demo" \
 		ipcmk:util-linux:"called by critest" \
+		newuidmap:uidmap:"maps subordinate ids for containers without root" \
+		ps:procps:"called by berth-oci ps" \
 		dpkg-deb:dpkg:"unpacks the packages test images are made of"
 }
 

@@ -130,7 +130,7 @@ func TestLeaks(t *testing.T) {
 		round()
 	}
 	var f, g, k int
-	for range 50 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if f, g, k = count(); f <= f0+2 && g <= g0+4 && k <= k0 {
 			return
 		}

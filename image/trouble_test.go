@@ -53,13 +53,12 @@ func TestDeadline(t *testing.T) {
 		start := time.Now()
 		_, err := s.Pull(ctx, image.PullRequest{Ref: r.host() + "/a:1"})
 		cancel()
-		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
+		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took > 30*time.Second {
 			t.Errorf("hanging at %q: %v after %s", h, err, took)
 		}
 	}
 	hang.Store("")
 	pull(t, s, r.host()+"/a:1")
-	time.Sleep(50 * time.Millisecond)
 	leftovers(t, s, root)
 }
 
@@ -74,7 +73,7 @@ func TestStall(t *testing.T) {
 			return false
 		}
 		w.Header().Set("Content-Length", "1000000")
-		for range 100 { // a trickle is no progress
+		for q.Context().Err() == nil { // a trickle is no progress
 			if _, err := w.Write([]byte("x")); err != nil {
 				break
 			}
@@ -86,7 +85,7 @@ func TestStall(t *testing.T) {
 	s := open(t, func(o *image.Options) { o.ProgressTimeout = 300 * time.Millisecond })
 	start := time.Now()
 	err := pullErr(t, s, r.host()+"/a:1")
-	if took := time.Since(start); !errors.Is(err, image.ErrRegistryUnavailable) || !strings.HasPrefix(err.Error(), "RegistryUnavailable") || took > 10*time.Second {
+	if took := time.Since(start); !errors.Is(err, image.ErrRegistryUnavailable) || !strings.HasPrefix(err.Error(), "RegistryUnavailable") || took > 30*time.Second {
 		t.Errorf("%v after %s", err, took)
 	}
 }

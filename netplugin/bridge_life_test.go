@@ -161,7 +161,7 @@ func TestBridgeKilled(t *testing.T) {
 	if l := w.leases(); len(l) != 0 {
 		t.Errorf("leases left: %v", l)
 	}
-	waitFor(t, "links and rules as before", func() bool { return snapshot(t) == before })
+	unchanged(t, before)
 }
 
 // TestBridgeGarbage keeps what is valid and gives back the rest.

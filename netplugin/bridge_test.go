@@ -69,14 +69,24 @@ func TestBridgeConnects(t *testing.T) {
 	if _, err := w.run("GC", "", "", nil); err != nil {
 		t.Error(err)
 	}
-	waitFor(t, "links and rules as before", func() bool { return snapshot(t) == before })
+	unchanged(t, before)
+}
+
+// unchanged waits until links and rules are as they were.
+func unchanged(t testing.TB, before string) {
+	t.Helper()
+	var now string
+	waitFor(t, "links and rules as before", func() bool { now = snapshot(t); return now == before })
+	if now != before {
+		t.Errorf("before:\n%s\nnow:\n%s", before, now)
+	}
 }
 
 func waitFor(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Errorf("not so after 3 s: %s", what)
+			t.Errorf("not so after 30 s: %s", what)
 			return
 		}
 	}
@@ -156,6 +166,18 @@ func TestBridgePortConflict(t *testing.T) {
 	}
 }
 
+// TestBridgeBadMapping: what ADD refuses, DEL takes: a pod that can't be made must not be one that can't be removed.
+func TestBridgeBadMapping(t *testing.T) {
+	w := newWire(t, 16, "10.216.0.0/24", "")
+	a := newNS(t)
+	for _, p := range []map[string]any{port(8120, 0, "tcp", ""), port(8120, 80, "icmp", ""), port(8120, 80, "tcp", "somewhere")} {
+		if _, err := w.run("ADD", "a", a, mappings(p)); err == nil {
+			t.Errorf("ADD with %v succeeded", p)
+		}
+		w.del("a", a, p)
+	}
+}
+
 // TestBridgeUDPMoves moves a host port to another pod under a client that never stops.
 func TestBridgeUDPMoves(t *testing.T) {
 	w := newWire(t, 5, "10.205.0.0/24", "")
@@ -181,9 +203,7 @@ func TestBridgeUDPMoves(t *testing.T) {
 		name, _, _ := strings.Cut(string(buf[:n]), " ")
 		return name
 	}
-	if got := who(); got != "a" {
-		t.Fatalf("answer of %q, want of a", got)
-	}
+	waitFor(t, "answer of a", func() bool { return who() == "a" })
 	w.del("a", a, p)
 	if got := who(); got != "" {
 		t.Errorf("answer of %q after DEL", got)

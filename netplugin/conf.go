@@ -15,7 +15,7 @@ import (
 )
 
 // current is the network in use: the first valid file of the directory, else the built-in one.
-// Its error, when there is neither, wraps fs.ErrNotExist.
+// Its error, when there is neither, wraps ErrNotReady.
 func (m *Manager) current() (*libcni.NetworkConfigList, error) {
 	list, err := loadDir(m.opt.ConfDir)
 	if err == nil || m.builtin == nil {
@@ -55,7 +55,7 @@ func (m *Manager) Status(ctx context.Context) error {
 func (m *Manager) findPlugins(list *libcni.NetworkConfigList) error {
 	for _, p := range list.Plugins {
 		if _, err := m.exec.FindInPath(p.Network.Type, m.path); err != nil {
-			return fmt.Errorf("plugin %s: not in %s: %w", p.Network.Type, strings.Join(m.path, ":"), fs.ErrNotExist)
+			return fmt.Errorf("plugin %s: not in %s: %w: %w", p.Network.Type, strings.Join(m.path, ":"), ErrNotReady, fs.ErrNotExist)
 		}
 	}
 	return nil
@@ -63,7 +63,7 @@ func (m *Manager) findPlugins(list *libcni.NetworkConfigList) error {
 
 // loadDir returns the first valid conflist of dir, by file name.
 func loadDir(dir string) (*libcni.NetworkConfigList, error) {
-	none := fmt.Errorf("no network configuration in %s: %w", dir, fs.ErrNotExist)
+	none := fmt.Errorf("no network configuration in %s: %w", dir, ErrNotReady)
 	if dir == "" {
 		return nil, none
 	}

@@ -27,6 +27,9 @@ const (
 	statusTimeout = 5 * time.Second
 )
 
+// ErrNotReady is wrapped by errors of a network that has no configuration or whose plugins are missing.
+var ErrNotReady = errors.New("the network is not ready")
+
 // Options of a Manager.
 type Options struct {
 	ConfDir     string      // directory of conflists (.conflist, .conf, .json); need not exist

@@ -259,7 +259,11 @@ func TestAttachFailures(t *testing.T) {
 			r := newRig(t)
 			r.plugin("one", c.body)
 			r.conflist("10-a.conflist", "1.0.0", `{"type":"one"}`)
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			patience := time.Minute
+			if name == "too much" {
+				patience = 2 * time.Second // it never ends
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			_, err := r.m.Attach(ctx, pod())
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "attach network net: ") {
@@ -293,21 +297,25 @@ func TestHangingPluginIsKilledWithItsChildren(t *testing.T) {
 	r := newRig(t)
 	r.plugin("one", `[ $CNI_COMMAND = ADD ] && { sleep 1000 & echo $! > $log.pid; wait; }; exit 0`)
 	r.conflist("10-a.conflist", "1.0.0", `{"type":"one"}`)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	start := time.Now()
-	_, err := r.m.Attach(ctx, pod())
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 5*time.Second {
-		t.Errorf("error %v after %s", err, time.Since(start))
+	// ends when the plugin has its child, or with the test.
+	go func() {
+		for ctx.Err() == nil {
+			if b, _ := os.ReadFile(r.log + ".pid"); strings.HasSuffix(string(b), "\n") {
+				cancel()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if _, err := r.m.Attach(ctx, pod()); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
 	}
 	if r.commands() != "one ADD, one DEL" || r.hasRecord() {
 		t.Errorf("calls: %s; record left: %v", r.commands(), r.hasRecord())
 	}
-	pid, err := os.ReadFile(r.log + ".pid")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	pid, _ := os.ReadFile(r.log + ".pid")
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
 		if err != nil || strings.Contains(string(stat), ") Z ") {
 			break

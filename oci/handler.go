@@ -20,6 +20,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,6 +41,37 @@ type Handler struct {
 	Native        bool     // it is berth-oci: its state directory is ours to read
 	SystemdCgroup bool     // cgroupsPath is slice:prefix:name
 	Args          []string // more global arguments
+
+	// NoHostDevices keeps the host's devices out of privileged containers.
+	NoHostDevices bool
+	// PodAnnotations and ContainerAnnotations are the keys of annotations that the runtime is given (AnnotationsFor).
+	PodAnnotations, ContainerAnnotations []string
+
+	Able Abilities // what Discover found
+	Err  error     // why the runtime can't be used
+}
+
+// AnnotationsFor are the annotations of a pod and a container that the handler's configuration lets through to the runtime: a
+// runtime may take annotations as orders, so none goes there unless its key is listed. An entry is a key, or the beginning of
+// keys followed by "*". The container's win over the pod's.
+func (h Handler) AnnotationsFor(pod, container map[string]string) map[string]string {
+	out := map[string]string{}
+	pick := func(from map[string]string, keys []string) {
+		for k, v := range from {
+			if slices.ContainsFunc(keys, func(key string) bool {
+				prefix, open := strings.CutSuffix(key, "*")
+				return k == key || open && strings.HasPrefix(k, prefix)
+			}) {
+				out[k] = v
+			}
+		}
+	}
+	pick(pod, h.PodAnnotations)
+	pick(container, h.ContainerAnnotations)
+	if len(out) == 0 {
+		return nil
+	}
+	return out
 }
 
 // ExecArgs describe a process to run in a container.
@@ -83,6 +116,11 @@ func (h Handler) ExecArgv(x ExecArgs) []string {
 	return append(argv, x.ID)
 }
 
+// TakesCgroup reports whether exec takes this argument of --cgroup. There is no feature for it: runtimes are known by name.
+func (h Handler) TakesCgroup(arg string) bool {
+	return h.Native || h.Able.ExecController || h.Able.ExecCgroup && !strings.Contains(arg, ":")
+}
+
 // Start executes the program of a created container. An error tells why it could not be executed.
 func (h Handler) Start(ctx context.Context, id string) error {
 	if !h.Native {
@@ -114,11 +152,23 @@ func (h Handler) Delete(ctx context.Context, id string) error {
 	if h.Native {
 		return h.deleteNative(ctx, id)
 	}
+	if _, err := exec.LookPath(h.Path); err != nil {
+		return h.forget(id)
+	}
 	_, err := h.run(ctx, nil, "delete", "--force", id)
 	if err != nil && gone(err) {
 		return nil
 	}
 	return err
+}
+
+// forget removes the state of a container whose runtime is no longer configured or installed: it is all that is left, for its
+// processes and its cgroup are the caller's to remove.
+func (h Handler) forget(id string) error {
+	if h.Root == "" {
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(h.Root, filepath.Base(id)))
 }
 
 func (h Handler) deleteNative(ctx context.Context, id string) error {
@@ -203,7 +253,7 @@ func (h Handler) State(ctx context.Context, id string) (specs.State, error) {
 func (h Handler) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	argv := append(h.global(), args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second // far above what a busy machine needs to read a pipe
 	var out, said bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &said
 	err := cmd.Run()
@@ -221,7 +271,36 @@ func lastLine(s string) string {
 	if s == "" {
 		return ""
 	}
-	return ": " + s[strings.LastIndexByte(s, '\n')+1:]
+	return ": " + Said(s[strings.LastIndexByte(s, '\n')+1:])
+}
+
+// Said takes the message out of a line that a runtime program has logged: runc writes logfmt, with the message last.
+func Said(line string) string {
+	before, msg, ok := strings.Cut(line, " level=error msg=")
+	if !ok {
+		return line
+	}
+	if i := strings.LastIndex(before, "time="); i >= 0 {
+		before = before[:i]
+	}
+	if text, err := strconv.Unquote(msg); err == nil {
+		msg = text
+	}
+	return before + msg
+}
+
+// spoken is an error with the message of a runtime program in it made readable.
+type spoken struct{ error }
+
+func (s spoken) Error() string { return Said(s.error.Error()) }
+func (s spoken) Unwrap() error { return s.error }
+
+// Spoken makes what a runtime program logged in err readable.
+func Spoken(err error) error {
+	if err == nil {
+		return nil
+	}
+	return spoken{err}
 }
 
 // Find looks for a runtime's program: an absolute path, or a name in PATH.

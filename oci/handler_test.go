@@ -152,3 +152,57 @@ func TestIDs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestDiscover(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, c := range map[string]struct {
+		body string
+		want oci.Abilities
+		err  bool
+	}{
+		"all": {`echo '{"ociVersionMax":"1.3.0","mountOptions":["ro","rro"],"annotations":{"org.opencontainers.runc.version":"1.5"},
+"linux":{"namespaces":["user","mount","pid","network","ipc","uts"],"mountExtensions":{"idmap":{"enabled":true}}}}'`,
+			oci.Abilities{Known: true, Version: "1.3.0", RecursiveReadOnly: true, UserNamespaces: true, ExecCgroup: true, ExecController: true}, false},
+		"no idmap": {`echo '{"linux":{"namespaces":["user","mount","pid","network","ipc","uts"]}}'`, oci.Abilities{Known: true}, false},
+		"bare":     {`echo '{}'`, oci.Abilities{Known: true}, false},
+		"old":      {`case $1 in --version) echo 1.0 ;; *) exit 1 ;; esac`, oci.Abilities{}, false},
+		"broken":   {`exit 1`, oci.Abilities{}, true},
+		"nonsense": {`echo hello`, oci.Abilities{}, true},
+		"no pid":   {`echo '{"linux":{"namespaces":["mount"]}}'`, oci.Abilities{Known: true}, true},
+	} {
+		h := program(t, c.body).Discover(ctx)
+		if h.Able != c.want || (h.Err != nil) != c.err || (h.Usable() != nil) != c.err {
+			t.Errorf("%s: %+v, %v", name, h.Able, h.Err)
+		}
+	}
+	h := oci.Handler{Name: "x", Path: "/no/such/runtime"}.Discover(ctx)
+	if !errors.Is(h.Usable(), fs.ErrInvalid) || !errors.Is(h.Err, fs.ErrNotExist) {
+		t.Errorf("no program: %v", h.Usable())
+	}
+}
+
+func TestAnnotations(t *testing.T) {
+	t.Parallel()
+	h := oci.Handler{PodAnnotations: []string{"a/*", "b"}, ContainerAnnotations: []string{"a/c"}}
+	got := h.AnnotationsFor(map[string]string{"a/1": "p", "a/c": "p", "ax": "p", "b": "p", "b/x": "p", "bb": "p"}, map[string]string{"a/c": "c", "a/1": "c", "b": "c"})
+	if want := map[string]string{"a/1": "p", "a/c": "c", "b": "p"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v", got)
+	}
+	if got := (oci.Handler{}).AnnotationsFor(map[string]string{"a": ""}, nil); got != nil {
+		t.Errorf("without a list: %v", got)
+	}
+}
+
+func TestSaid(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		`exit status 1: time="2026-01-01T00:00:00Z" level=error msg="runc create failed: \"x\": no"`: `exit status 1: runc create failed: "x": no`,
+		"plain":                      "plain",
+		`time=x level=error msg=one`: "one",
+	} {
+		if got := oci.Said(line); got != want {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
+	}
+}

@@ -34,6 +34,11 @@ type Container struct {
 	user *rt.LinuxContainerUser
 	view atomic.Pointer[containerView]
 	exit chan struct{} // closed once view.ended is true
+	end  deadline
+
+	given atomic.Bool // what only a living container needs was given back
+
+	limits sync.Mutex // held while limits change; before mu
 
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
@@ -81,8 +86,6 @@ func containerKey(pod string, md *rt.ContainerMetadata) string {
 	return fmt.Sprintf("%s/%s/%d", pod, md.GetName(), md.GetAttempt())
 }
 
-func (c *Container) key() string { return containerKey(c.pod.id, c.cfg.GetMetadata()) }
-
 // ID returns the container's id.
 func (c *Container) ID() string { return c.id }
 
@@ -123,6 +126,7 @@ func (c *Container) finish(end containerView) bool {
 		next.finishedAt = max(next.finishedAt, next.startedAt)
 		if c.view.CompareAndSwap(old, &next) {
 			close(c.exit)
+			c.end.never()
 			return true
 		}
 	}
@@ -172,7 +176,7 @@ func (c *Container) status() *rt.ContainerStatus {
 	return s
 }
 
-func (c *Container) item() *rt.Container {
+func containerItem(c *Container) *rt.Container {
 	return &rt.Container{
 		Id: c.id, PodSandboxId: c.pod.id, Metadata: c.cfg.GetMetadata(), Image: c.cfg.GetImage(),
 		ImageRef: c.rec.ImageID, ImageId: c.rec.ImageID, State: c.view.Load().state(), CreatedAt: c.rec.CreatedAt,
@@ -205,7 +209,7 @@ func (m *Manager) ListContainers(f *rt.ContainerFilter) []*rt.Container {
 		case f.GetState() != nil && f.GetState().GetState() != c.view.Load().state():
 		case !matches(c.cfg.GetLabels(), f.GetLabelSelector()):
 		default:
-			out = append(out, c.item())
+			out = append(out, containerItem(c))
 		}
 	}
 	return out

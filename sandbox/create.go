@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/berth-runtime/berth/sandbox/cdi"
+	"github.com/berth-runtime/berth/sandbox/handler"
 	"github.com/berth-runtime/berth/sandbox/host"
+	"github.com/berth-runtime/berth/sandbox/monitor"
 	"github.com/berth-runtime/berth/sandbox/operation"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,6 +24,7 @@ import (
 
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/image/overlay"
+	"github.com/berth-runtime/berth/oci"
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/sandbox/compile"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
@@ -90,8 +93,12 @@ type creation struct {
 	cdi     []string // names of CDI devices
 	passwd  []byte   // the image's file, nil: it has none; group likewise
 	group   []byte
+	staged  *handler.Stage      // nil: the native runtime mounts everything itself
 	volumes map[string][]string // directory of each anonymous volume -> the image's directories it is filled from
 }
+
+// firstHeld is the descriptor of the runtime's program that is the first of wire.Spawn.Held: the pod's shared memory.
+const firstHeld = 3
 
 // Bounds on what the image's anonymous volumes take before the container has run.
 const (
@@ -114,6 +121,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err != nil {
 		return err
 	}
+	spec.Annotations = c.pod.handler.AnnotationsFor(c.pod.cfg.GetAnnotations(), c.cfg.GetAnnotations())
 	if err := cdi.Apply(spec, c.m.opt.CDIDirs, k.cdi); err != nil {
 		return err
 	}
@@ -126,13 +134,17 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 		return err
 	}
 	op.At("run " + c.pod.handler.Name + " create")
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return err
 	}
-	res, _, err := mon.Run(ctx, k.spawn(), nil)
+	s := k.spawn(mon)
+	if err := k.wrap(&s); err != nil {
+		return err
+	}
+	res, _, err := mon.Run(ctx, s, nil)
 	if err != nil {
-		return fmt.Errorf("%s create: %w", c.pod.handler.Name, err)
+		return fmt.Errorf("%s create: %w", c.pod.handler.Name, oci.Spoken(err))
 	}
 	c.show(func(v *containerView) { v.pid = res.Pid })
 	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
@@ -164,8 +176,9 @@ func (k *creation) holdImage() error {
 func (k *creation) gather() error {
 	c, cfg := k.c, k.img.Config
 	k.in = compile.Input{Pod: c.pod.cfg.PodSandboxConfig, Container: c.cfg, Host: c.m.host.Compile,
-		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, EscapeEnv: c.pod.handler.Native},
-		Image:   compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
+		Options: compile.Options{PidsLimit: c.m.opt.PidsLimit, AppArmorProfile: c.m.opt.AppArmorProfile,
+			EscapeEnv: c.pod.handler.Native, NoHostDevices: c.pod.handler.NoHostDevices},
+		Image: compile.ImageConfig{User: cfg.User, Env: cfg.Env, Entrypoint: cfg.Entrypoint, Cmd: cfg.Cmd, WorkingDir: cfg.WorkingDir, StopSignal: cfg.StopSignal}}
 	for path := range cfg.Volumes {
 		k.in.Image.Volumes = append(k.in.Image.Volumes, path)
 	}
@@ -191,6 +204,7 @@ func (k *creation) gather() error {
 	if err := k.anonymousVolumes(); err != nil {
 		return err
 	}
+	k.stage()
 	return k.mountSources()
 }
 
@@ -332,13 +346,12 @@ func (k *creation) paths() (compile.Paths, error) {
 		Hosts: filepath.Join(p.dir(), "hosts"), CgroupsPath: cg,
 		Lower: k.img.Layers, Upper: filepath.Join(c.dir(), "upper"), Work: filepath.Join(c.dir(), "work"),
 	}
-	opt := p.cfg.options()
+	if opt := p.cfg.options(); opt.GetIpc() != rt.NamespaceMode_NODE {
+		paths.IPC = filepath.Join(p.nsDir(), "ipc")
+		paths.Shm = fmt.Sprintf("/proc/self/fd/%d", firstHeld)
+	}
 	if !p.cfg.hostNetwork() {
 		paths.UTS = filepath.Join(p.nsDir(), "uts")
-	}
-	if opt.GetIpc() != rt.NamespaceMode_NODE {
-		paths.IPC = filepath.Join(p.nsDir(), "ipc")
-		paths.Shm = "/proc/self/fd/3" // the first held descriptor, see spawn
 	}
 	if p.cfg.userNS() {
 		paths.User = filepath.Join(p.nsDir(), "user")
@@ -391,6 +404,9 @@ func (k *creation) write(spec *specs.Spec) error {
 	if err := k.prepareRoot(spec.Process.Env); err != nil {
 		return fmt.Errorf("prepare overlay: %w", err)
 	}
+	if err := k.ownUpper(); err != nil {
+		return err
+	}
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return fmt.Errorf("encode specification: %w", err)
@@ -416,7 +432,7 @@ func (k *creation) prepareRoot(env []string) error {
 }
 
 // spawn is the order for the monitor: run the runtime's create with the container's pipes or terminal.
-func (k *creation) spawn() wire.Spawn {
+func (k *creation) spawn(mon *monitor.Monitor) wire.Spawn {
 	c, p := k.c, k.c.pod
 	s := wire.Spawn{
 		ID: c.id, PidFile: footprint{c}.pidFile(), TTY: c.cfg.GetTty(), Log: c.rec.LogPath, LogMax: p.m.opt.LogLineMax,
@@ -431,10 +447,8 @@ func (k *creation) spawn() wire.Spawn {
 		// address.
 		s.ConsoleSocket = c.id[:12] + ".tty"
 	}
-	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, s.ConsoleSocket)
-	if !p.m.opt.SystemdCgroup {
-		s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
-	}
+	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, p.consoleArg(mon, s.ConsoleSocket))
+	s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
 	return s
 }
 

@@ -32,6 +32,7 @@
 //	state/pods/<pod>/monitor.sock, monitor.lock   the monitor's socket; the lock is held as long as it lives
 //	state/pods/<pod>/ns/{ipc,uts,user,pid}    pinned namespaces; net is pinned as /run/netns/berth-<pod>
 //	state/pods/<pod>/<ctr>.pid                pid file of the runtime
+//	state/roots/                              where foreign runtimes' mounts are made, in their own mount namespaces (package handler)
 //	state/oci/<handler>/                      the runtime's own state
 //
 // Records are replaced by rename and not synced: they survive our death; after a reboot they are history. A record
@@ -43,6 +44,7 @@
 // atomic.Pointer. Locks are held for transitions, never for waits. Lock order:
 //
 //	operations.mu  (leaf)
+//	Container.limits -> Container.mu
 //	Container.mu -> Manager.mu -> (nothing)
 //	Pod.mu       -> Manager.mu
 package sandbox

@@ -76,7 +76,7 @@ func (c *Container) ExecSync(ctx context.Context, cmd []string, timeout time.Dur
 		return nil, fmt.Errorf("exec in container %s: %w%s", short(c.id), err, io.said())
 	}
 	room := &budget{left: maxExecOutput}
-	stdout, stderr := collect(io.ours[1], room), collect(io.ours[2], room)
+	stdout, stderr := collect(io.outs[1], room), collect(io.outs[2], room)
 	code, err := p.wait(ctx)
 	io.bound()
 	resp := &rt.ExecSyncResponse{Stdout: <-stdout, Stderr: <-stderr, ExitCode: code}
@@ -128,7 +128,7 @@ func (x execution) launch(ctx context.Context, cmd []string, tty bool, stdio [3]
 	if err := c.running(); err != nil {
 		return nil, err
 	}
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -186,20 +186,27 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 		ID: p.id, PassIO: true, TTY: tty, Env: runtimeEnv(),
 		PidFile: filepath.Join(c.pod.state(), c.id+"."+name+".pid"), Timeout: int64(runtimeTimeout / time.Millisecond),
 	}
-	x := oci.ExecArgs{ID: c.id, Process: "/proc/self/fd/3", PidFile: s.PidFile, Cgroup: p.sub.Arg()}
+	x := oci.ExecArgs{ID: c.id, Process: "/proc/self/fd/3", PidFile: s.PidFile}
+	moved := !c.pod.handler.TakesCgroup(p.sub.Arg())
+	if !moved {
+		x.Cgroup = p.sub.Arg()
+	}
 	if tty {
 		s.ConsoleSocket = c.id[:12] + "." + name + ".tty"
-		x.ConsoleSocket = s.ConsoleSocket // relative: the whole path may not fit into a socket's address
+		x.ConsoleSocket = c.pod.consoleArg(mon, s.ConsoleSocket)
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
-	_, back, err := mon.Run(ctx, s, files)
+	res, back, err := mon.Run(ctx, s, files)
+	if err == nil && moved {
+		err = cgroup.AddTree(p.sub, res.Pid)
+	}
 	if err != nil {
 		p.abort(ctx, mon)
 	}
 	os.Remove(s.PidFile)
 	if err != nil {
-		return err
+		return oci.Spoken(err)
 	}
 	if tty && len(back) > 0 {
 		p.master = back[0]
@@ -319,41 +326,26 @@ func (x execution) tty(ctx context.Context, r ExecRequest) (int, error) {
 		p.close()
 		return 0, errors.New("the runtime gave no terminal")
 	}
-	copied := make(chan struct{})
-	// ends when the last holder of the terminal's other end is gone (EIO), or the terminal is closed below.
-	go func() {
-		defer close(copied)
-		if r.Stdout != nil {
-			io.Copy(r.Stdout, master)
-		} else {
-			io.Copy(io.Discard, master)
-		}
-	}()
+	// The output ends when the last holder of the terminal's other end is gone (EIO), or when it is over.
+	out := &pipes{ours: [3]*os.File{1: master}}
+	out.outs[1] = &output{f: master, moved: &out.moved}
+	out.copy(nil, r.Stdout, nil)
 	if r.Stdin != nil {
 		// ends when the client closes its stdin, or writing to a closed terminal fails.
 		go func() { io.Copy(master, r.Stdin) }()
 	}
-	// ends when the caller closes Resize.
-	go func() {
-		for size := range r.Resize {
-			setSize(master, size)
-		}
-	}()
+	follow(r.Resize, func(s Size) { setSize(master, s) })
 	p.master = nil // closed here, after the output is through
 	code, err := p.wait(ctx)
-	select {
-	case <-copied:
-	case <-time.After(drainTime):
+	out.bound()
+	if stalled := out.deliver(ctx, out.done()); err == nil {
+		err = stalled
 	}
 	master.Close()
-	<-copied
 	return int(code), err
 }
 
 func setSize(master *os.File, s Size) {
-	if s.Width == 0 || s.Height == 0 {
-		return
-	}
 	raw, err := master.SyscallConn()
 	if err != nil {
 		return

@@ -2,16 +2,19 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/berth-runtime/berth/sandbox/operation"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci/cgroup"
@@ -22,6 +25,8 @@ import (
 const (
 	startBudget  = 2 * time.Minute
 	removeBudget = 10 * time.Minute
+	// signalBudget bounds the sending of a stop signal: a monitor that answers does so at once.
+	signalBudget = 30 * time.Second
 )
 
 // Start answers StartContainer: it returns once the command has been exec'ed. A command that can't be started leaves
@@ -109,29 +114,79 @@ func checkTarget(c *Container) error {
 }
 
 // Stop answers StopContainer: the stop signal, then after grace SIGKILL to everything in the container. It returns
-// when the container has ended. Of several calls at once the shortest grace wins, and the signal is sent once.
+// when the container has ended. Of several calls at once the shortest grace wins, and the signal is sent once. What was
+// begun goes on when its client has left: kubelet's next call finds the container ended.
 func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 	if c.view.Load().ended {
 		return nil
 	}
-	if grace > 0 {
-		if err := signalOnce(ctx, c); err != nil {
-			return fmt.Errorf("stop container %s: %w", short(c.id), err)
-		}
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		select {
-		case <-c.exit:
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("stop container %s: waiting for its end after the stop signal: %w", short(c.id), ctx.Err())
-		case <-timer.C:
-		}
-	}
-	if err := c.kill(ctx); err != nil {
+	if err := stop(ctx, c, grace); err != nil {
 		return fmt.Errorf("stop container %s: %w", short(c.id), err)
 	}
 	return nil
+}
+
+func stop(ctx context.Context, c *Container, grace time.Duration) error {
+	if grace <= 0 {
+		return c.kill(ctx)
+	}
+	c.end.by(c, time.Now().Add(grace))
+	req := operation.Request{Key: "signal container " + c.id, Budget: signalBudget}
+	_, err := c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
+		op.At("send the stop signal")
+		return "", signalOnce(ctx, c)
+	})
+	if err != nil {
+		return err
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-c.exit:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for its end after the stop signal: %w", ctx.Err())
+	case <-timer.C:
+	}
+	return c.kill(ctx)
+}
+
+// deadline is when everything in a container is killed, whoever waits for that. The zero value is never.
+type deadline struct {
+	mu    sync.Mutex
+	at    time.Time
+	timer *time.Timer
+}
+
+// by kills the container at the given time; an earlier time that was set before counts.
+func (d *deadline) by(c *Container, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil && !at.Before(d.at) {
+		return
+	}
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	d.at, d.timer = at, time.AfterFunc(time.Until(at), func() {
+		if c.view.Load().ended || c.m.life.Err() != nil {
+			return // a daemon that comes after this one hears of it from kubelet, which stops until it is stopped
+		}
+		ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
+		defer cancel()
+		if err := c.kill(ctx); err != nil && c.m.life.Err() == nil {
+			c.m.opt.Log.Warn("container not killed after its grace", "container", c.id, "err", err)
+		}
+	})
+}
+
+// never disarms the deadline of a container that has ended.
+func (d *deadline) never() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+	}
 }
 
 // signalOnce sends the stop signal to the container's init unless that was done before. A container that is not
@@ -147,17 +202,16 @@ func signalOnce(ctx context.Context, c *Container) error {
 	if c.view.Load().startedAt == 0 {
 		return c.kill(ctx)
 	}
-	mon, err := c.pod.sup.get()
-	if err != nil {
-		return err
-	}
-	if g, err := (footprint{c}).cgroup(); err == nil {
-		// A frozen container would never see the signal.
-		if frozen, err := g.Frozen(); err == nil && frozen {
-			g.Thaw()
+	mon, err := c.pod.sup.get(ctx)
+	if err == nil {
+		if g, gerr := (footprint{c}).cgroup(); gerr == nil {
+			// A frozen container would never see the signal.
+			if frozen, ferr := g.Frozen(); ferr == nil && frozen {
+				g.Thaw()
+			}
 		}
+		err = mon.Signal(ctx, c.id, syscall.Signal(c.rec.StopSignal))
 	}
-	err = mon.Signal(ctx, c.id, syscall.Signal(c.rec.StopSignal))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 		return nil // it ended by itself: the wait sees it
 	}
@@ -193,7 +247,9 @@ func (f footprint) killGroup(ctx context.Context) error {
 	if err == nil {
 		err = g.Kill(ctx)
 	}
-	if mon, merr := c.pod.sup.get(); merr == nil {
+	if mon := c.pod.sup.mon.Load(); mon != nil {
+		ctx, cancel := context.WithTimeout(ctx, signalBudget) // a silent monitor: the cgroup has done it
+		defer cancel()
 		if kerr := mon.Signal(ctx, c.id, syscall.SIGKILL); kerr == nil || errors.Is(kerr, fs.ErrNotExist) || errors.Is(kerr, syscall.ESRCH) {
 			return nil
 		}
@@ -239,10 +295,15 @@ func (f footprint) release() {
 // giveBack removes the runtime's state and the cgroup of an ended container. Idempotent. Who comes while it is being
 // done joins: a runtime that is told to delete a container twice at once fails one of them.
 func (f footprint) giveBack(ctx context.Context) error {
+	if f.c.given.Load() {
+		return nil
+	}
 	req := operation.Request{Key: "give back container " + f.c.id, Budget: clearBudget}
 	_, err := f.c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
 		op.At("run " + f.c.pod.handler.Name + " delete")
-		return "", f.giveBackNow(ctx)
+		err := f.giveBackNow(ctx)
+		f.c.given.Store(err == nil)
+		return "", err
 	})
 	return err
 }
@@ -266,6 +327,9 @@ func (f footprint) giveBackNow(ctx context.Context) error {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
 		g.Close()
+	}
+	if err := c.m.roots().Remove(c.pod.id, c.id); err != nil {
+		return err
 	}
 	err = os.Remove(f.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -322,7 +386,7 @@ func (c *Container) ReopenLog(ctx context.Context) error {
 	if err := c.running(); err != nil {
 		return fmt.Errorf("reopen log: %w", err)
 	}
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return fmt.Errorf("reopen log: %w", err)
 	}
@@ -335,6 +399,9 @@ func (c *Container) ReopenLog(ctx context.Context) error {
 // Update answers UpdateContainerResources: fields that are not set stay as they are, and a value that the kernel
 // refuses leaves all of them as they were.
 func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) error {
+	// One after another: each builds upon what the one before left in force.
+	c.limits.Lock()
+	defer c.limits.Unlock()
 	v := c.view.Load()
 	if v.ended {
 		return fmt.Errorf("update container %s: %w", short(c.id), ErrNotRunning)
@@ -347,9 +414,36 @@ func (c *Container) Update(ctx context.Context, r *rt.LinuxContainerResources) e
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
-	if err := c.pod.handler.Update(ctx, c.id, res); err != nil {
+	if res.Memory != nil && c.m.host.Compile.CgroupV2 {
+		// cgroup v1 refuses a limit below what is in use and can't be reclaimed; v2 takes it and kills.
+		check := true
+		res.Memory.CheckBeforeUpdate = &check
+	}
+	if err := (footprint{c}).limit(ctx, res); err != nil {
 		return fmt.Errorf("update container %s: %w", short(c.id), err)
 	}
 	c.show(func(v *containerView) { v.resources = merged })
 	return c.change(func(rec *containerRecord) { rec.Resources = encode(merged) })
+}
+
+// limit changes the limits in force: all of them or, with an error, none. The native runtime is asked; for a foreign one it is done
+// here, by cgroup, since none promises that.
+func (f footprint) limit(ctx context.Context, r *specs.LinuxResources) error {
+	c := f.c
+	if c.pod.handler.Native {
+		return c.pod.handler.Update(ctx, c.id, r)
+	}
+	g, err := f.cgroup()
+	if err != nil {
+		return err
+	}
+	doc, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	limits := new(cgroup.Resources) // same shape; JSON names match without case
+	if err := json.Unmarshal(doc, limits); err != nil {
+		return err
+	}
+	return g.Set(limits)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/berth-runtime/berth/sandbox/cdi"
 	"github.com/berth-runtime/berth/sandbox/event"
+	"github.com/berth-runtime/berth/sandbox/handler"
 	"github.com/berth-runtime/berth/sandbox/host"
 	"github.com/berth-runtime/berth/sandbox/operation"
 
@@ -39,23 +40,25 @@ var (
 
 // Options are what a Manager stands on. The image store and the network stay the caller's to close.
 type Options struct {
-	Root, State    string // absolute directories, made by Open where missing
-	NetnsDir       string // where network namespaces are pinned; "" is /run/netns
-	Images         *image.Store
-	Network        *netplugin.Manager
-	Handlers       []oci.Handler // by name; the first is the default, also known as ""
-	MonitorBin     string        // berth-monitor
-	CDIDirs        []string      // of CDI device descriptions; nil: cdi.DefaultDirs
-	SystemdCgroup  bool
-	PidsLimit      int64 // per container, 0 = none
-	LogLineMax     int   // bytes of content after which a log line is split; 0 = 16384
-	Log            *slog.Logger
-	SampleInterval int // seconds between samples of writable layers; 0 = 10
+	Root, State     string // absolute directories, made by Open where missing
+	NetnsDir        string // where network namespaces are pinned; "" is /run/netns
+	Images          *image.Store
+	Network         *netplugin.Manager
+	Handlers        []oci.Handler // the first is the default, also known as ""
+	MonitorBin      string        // berth-monitor
+	CDIDirs         []string      // of CDI device descriptions; nil: cdi.DefaultDirs
+	SystemdCgroup   bool
+	PidsLimit       int64  // per container, 0 = none
+	AppArmorProfile string // of containers that ask for none; as compile.Options has it
+	LogLineMax      int    // bytes of content after which a log line is split; 0 = 16384
+	Log             *slog.Logger
+	SampleInterval  int // seconds between samples of writable layers; 0 = 10
 }
 
 // Manager owns the pods and containers of one daemon.
 type Manager struct {
 	opt     Options
+	runtime handler.Set
 	host    host.Facts
 	boot    string
 	index   atomic.Pointer[index]
@@ -112,14 +115,14 @@ func (x *index) dropPod(p *Pod) {
 
 func (x *index) addContainer(c *Container) {
 	x.ctrs[c.id] = c
-	x.ctrNames[c.key()] = c
+	x.ctrNames[containerKey(c.pod.id, c.cfg.GetMetadata())] = c
 	x.ctrList = append(x.ctrList, c)
 }
 
 func (x *index) dropContainer(c *Container) {
 	delete(x.ctrs, c.id)
-	if x.ctrNames[c.key()] == c {
-		delete(x.ctrNames, c.key())
+	if x.ctrNames[containerKey(c.pod.id, c.cfg.GetMetadata())] == c {
+		delete(x.ctrNames, containerKey(c.pod.id, c.cfg.GetMetadata()))
 	}
 	x.ctrList = slices.DeleteFunc(x.ctrList, func(o *Container) bool { return o == c })
 }
@@ -170,6 +173,12 @@ func Open(ctx context.Context, opt Options) (*Manager, error) {
 	m := &Manager{opt: opt, host: facts, boot: string(boot[:36])}
 	m.life, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.index.Store(&index{pods: map[string]*Pod{}, ctrs: map[string]*Container{}, podNames: map[string]*Pod{}, ctrNames: map[string]*Container{}})
+	m.runtime.Discover(ctx, opt.Handlers, opt.Log)
+	if m.runtime.Foreign() {
+		if err := m.roots().Open(); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.recover(ctx); err != nil {
 		return nil, fmt.Errorf("recover pods: %w", err)
 	}
@@ -196,6 +205,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	if len(m.index.Load().podList) == 0 {
 		// Nobody uses the network any more: what the plugins keep between pods, such as a bridge, is given back.
 		err = errors.Join(err, m.opt.Network.Collect(ctx, nil))
+		m.roots().Close()
 	}
 	return err
 }
@@ -214,41 +224,17 @@ func (m *Manager) Container(id string) (*Container, error) {
 	return lookup(m.index.Load().ctrs, "container", id)
 }
 
-// handler returns the runtime handler of that name; "" is the default.
-func (m *Manager) handler(name string) (oci.Handler, error) {
-	if name == "" {
-		return m.opt.Handlers[0], nil
-	}
-	for _, h := range m.opt.Handlers {
-		if h.Name == name {
-			return h, nil
-		}
-	}
-	return oci.Handler{}, fmt.Errorf("runtime handler %s is not configured: %w", short(name), fs.ErrInvalid)
-}
+// HandlerInfo is what Status reports of a runtime handler.
+type HandlerInfo = handler.Info
 
-// HandlerInfo is what Status reports of a runtime handler (CRI RuntimeHandlerFeatures).
-type HandlerInfo struct {
-	Name                             string
-	RecursiveReadOnly, UserNamespace bool
-}
-
-// Handlers lists the default handler under the empty name, then every handler by its own.
-func (m *Manager) Handlers() []HandlerInfo {
-	info := func(name string, h oci.Handler) HandlerInfo {
-		return HandlerInfo{Name: name, RecursiveReadOnly: h.Native && m.host.MountSetattr, UserNamespace: h.Native && m.host.IDMapOverlay}
-	}
-	out := []HandlerInfo{info("", m.opt.Handlers[0])}
-	for _, h := range m.opt.Handlers {
-		out = append(out, info(h.Name, h))
-	}
-	return out
-}
+// Handlers tells what of optional features each runtime handler has.
+func (m *Manager) Handlers() []HandlerInfo { return m.runtime.Info(m.host) }
 
 // paths
 
 func (m *Manager) podDir(id string) string   { return filepath.Join(m.opt.Root, "pods", id) }
 func (m *Manager) podState(id string) string { return filepath.Join(m.opt.State, "pods", id) }
+func (m *Manager) roots() handler.Roots      { return handler.Roots(filepath.Join(m.opt.State, "roots")) }
 func (m *Manager) netnsPath(id string) string {
 	return filepath.Join(m.opt.NetnsDir, "berth-"+id)
 }

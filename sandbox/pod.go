@@ -170,7 +170,7 @@ func (v *podView) state() rt.PodSandboxState {
 	return rt.PodSandboxState_SANDBOX_NOTREADY
 }
 
-func (p *Pod) item() *rt.PodSandbox {
+func podItem(p *Pod) *rt.PodSandbox {
 	return &rt.PodSandbox{
 		Id: p.id, Metadata: p.cfg.GetMetadata(), State: p.view.Load().state(), CreatedAt: p.rec.CreatedAt,
 		Labels: p.cfg.GetLabels(), Annotations: p.cfg.GetAnnotations(), RuntimeHandler: p.rec.Handler,
@@ -197,7 +197,7 @@ func (m *Manager) ListPods(f *rt.PodSandboxFilter) []*rt.PodSandbox {
 			continue
 		}
 		if matches(p.cfg.GetLabels(), f.GetLabelSelector()) {
-			out = append(out, p.item())
+			out = append(out, podItem(p))
 		}
 	}
 	return out

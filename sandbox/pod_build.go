@@ -39,7 +39,7 @@ func (m *Manager) Run(ctx context.Context, cfg *rt.PodSandboxConfig, handler str
 	if err := compile.CheckPod(cfg); err != nil {
 		return "", err
 	}
-	h, err := m.handler(handler)
+	h, err := m.runtime.Usable(ctx, handler)
 	if err != nil {
 		return "", err
 	}
@@ -131,7 +131,7 @@ func (b building) markReady(ips []string) error {
 	p := b.p
 	var gone error
 	err := p.change(func(r *podRecord) {
-		if _, gone = p.sup.get(); gone == nil {
+		if gone = p.sup.present(); gone == nil {
 			r.Ready, r.IPs = true, ips
 		}
 	})

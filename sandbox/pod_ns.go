@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/sandbox/compile"
@@ -104,4 +106,76 @@ func wireMaps(maps []ns.IDMap) []wire.IDMap {
 		out = append(out, wire.IDMap(m))
 	}
 	return out
+}
+
+// stage has everything mounted that a foreign runtime expects to find mounted, and puts it in the place of what only the native one
+// understands.
+func (k *creation) stage() {
+	c, p := k.c, k.c.pod
+	if p.handler.Native {
+		return
+	}
+	s, paths, user := p.m.roots().Stage(p.id, c.id), &k.in.Paths, ""
+	if p.cfg.userNS() {
+		user = paths.User
+	}
+	s.Overlay(s.Root(), paths.Lower, paths.Upper, paths.Work, user)
+	paths.Root, paths.Lower = s.Root(), nil
+	if paths.Shm != "" {
+		s.Bind(firstHeld, s.Shm())
+		paths.Shm = s.Shm()
+	}
+	for i, v := range k.in.Images {
+		if v.File != "" || len(v.Layers) < 2 {
+			continue // a bind, which every runtime makes itself
+		}
+		own := user
+		if len(c.cfg.GetMounts()[i].GetUidMappings()) == 0 {
+			own = ""
+		}
+		v.Dir = s.Merged(i)
+		s.Overlay(v.Dir, v.Layers, "", "", own)
+		k.in.Images[i] = v
+	}
+	k.staged = s
+}
+
+// ownUpper gives the upper directory, which the container sees as its root, the owner that stands for its own in the pod's
+// user namespace. The upper directory is not id-mapped: overlayfs creates files in it with the mapped ids of their makers. (The
+// native runtime does that itself.)
+func (k *creation) ownUpper() error {
+	if k.staged == nil || !k.c.pod.cfg.userNS() {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(k.in.Paths.Upper, &st); err != nil {
+		return fmt.Errorf("stat upper directory: %w", err)
+	}
+	uid, gid := k.c.pod.cfg.hostIDs(st.Uid, st.Gid)
+	return os.Lchown(k.in.Paths.Upper, uid, gid)
+}
+
+// wrap has the runtime's program run with the mounts of its stage.
+func (k *creation) wrap(s *wire.Spawn) error {
+	if k.staged == nil {
+		return nil
+	}
+	child, err := k.staged.Wrap(s.Argv, s.Env)
+	if err != nil {
+		return fmt.Errorf("prepare mounts: %w", err)
+	}
+	s.Path, s.Argv, s.Env, s.Clone = child.Path, child.Argv, child.Env, child.Clone
+	return nil
+}
+
+// consoleArg names a socket in the monitor's directory to a runtime. The whole path may not fit into a socket's address, so the
+// native runtime gets a name relative to that directory, where it is started. Others go elsewhere before they connect.
+func (p *Pod) consoleArg(mon *monitor.Monitor, name string) string {
+	if name == "" || p.handler.Native {
+		return name
+	}
+	if full := filepath.Join(p.state(), name); len(full) < 108 { // sun_path, unix(7)
+		return full
+	}
+	return fmt.Sprintf("/proc/%d/cwd/%s", mon.Pid(), name)
 }

@@ -49,6 +49,10 @@ func (p *Pod) stop(ctx context.Context, op *operation.Operation) error {
 	if was {
 		p.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, p.id)
 	}
+	op.At("ask the monitor")
+	if err := p.condemn(ctx); err != nil {
+		return err
+	}
 	op.At("kill containers")
 	if err := killContainers(ctx, p); err != nil {
 		return err
@@ -56,18 +60,22 @@ func (p *Pod) stop(ctx context.Context, op *operation.Operation) error {
 	return p.clear(ctx, op)
 }
 
-// killContainers ends all containers of the pod, side by side, and waits for their ends.
+// killContainers ends all containers of the pod, side by side, and waits for their ends and until their cgroups are gone:
+// kubelet removes the one above them then.
 func killContainers(ctx context.Context, p *Pod) error {
 	ctrs := p.m.index.Load().containersOf(p)
 	errs := make(chan error, len(ctrs))
 	for _, c := range ctrs {
 		// ends when the container has ended, or with ctx.
 		go func() {
-			if c.view.Load().ended {
-				errs <- nil
-				return
+			var err error
+			if !c.view.Load().ended {
+				err = c.kill(ctx)
 			}
-			errs <- c.kill(ctx)
+			if err == nil {
+				err = (footprint{c}).giveBack(ctx)
+			}
+			errs <- err
 		}()
 	}
 	var all []error
@@ -103,6 +111,9 @@ func (p *Pod) clear(ctx context.Context, op *operation.Operation) error {
 	}
 	if err := clearCgroup(ctx, p); err != nil {
 		return fmt.Errorf("remove pod cgroup: %w", err)
+	}
+	if err := p.m.roots().Remove(p.id); err != nil {
+		return err
 	}
 	return removeAll(p.state())
 }

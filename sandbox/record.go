@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -8,11 +9,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/oci"
+	"github.com/berth-runtime/berth/sandbox/checkpoint"
+	"github.com/berth-runtime/berth/sandbox/operation"
 )
 
 // podRecord is pod.json. The request is kept as the bytes it came in: environment values and annotations need not be
@@ -154,4 +160,83 @@ func asInfo(v map[string]any) map[string]string {
 		b = fmt.Appendf(nil, "{%q:%q}", "error", err)
 	}
 	return map[string]string{"info": string(b)}
+}
+
+// checkpointBudget bounds a checkpoint whose client names no time.
+const checkpointBudget = 10 * time.Minute
+
+// Checkpoint answers CheckpointContainer: an archive of the running container, which goes on, appears at location when it is
+// complete.
+func (c *Container) Checkpoint(ctx context.Context, location string, within time.Duration) error {
+	if !filepath.IsAbs(location) || filepath.Clean(location) != location {
+		return fmt.Errorf("checkpoint location %s: not a clean absolute path: %w", short(location), fs.ErrInvalid)
+	}
+	if err := c.running(); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	if within <= 0 {
+		within = checkpointBudget
+	}
+	req := operation.Request{Key: "checkpoint container " + c.id, Digest: location, Budget: within}
+	_, err := c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
+		if err := snapshot(ctx, c, op, location); err != nil {
+			return "", fmt.Errorf("checkpoint container %s: %w", short(c.id), err)
+		}
+		return c.id, nil
+	})
+	return err
+}
+
+// snapshot makes the archive; what it needs meanwhile lies in the container's directory and goes with it at the latest.
+func snapshot(ctx context.Context, c *Container, op *operation.Operation, location string) error {
+	op.At("check what the host can do")
+	if err := oci.CheckCheckpoint(ctx); err != nil {
+		return err
+	}
+	work := filepath.Join(c.dir(), "checkpoint")
+	defer removeAll(work)
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return err
+	}
+	images := filepath.Join(work, "images")
+	op.At("run " + c.pod.handler.Name + " checkpoint")
+	if err := c.pod.handler.Checkpoint(ctx, c.id, images, work); err != nil {
+		return err
+	}
+	op.At("write archive")
+	var spec map[string]any
+	if err := load(filepath.Join(c.dir(), "config.json"), &spec); err != nil {
+		return err
+	}
+	s, pod, lower := c.status(), c.pod.cfg.GetMetadata(), rootLayers(spec)
+	if lower == nil {
+		lower = c.rec.Layers // a foreign runtime's specification does not name them
+	}
+	spec["annotations"] = map[string]string{ // by these tools find names
+		"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": s.GetMetadata().GetName(),
+		"io.kubernetes.cri.sandbox-id": c.pod.id, "io.kubernetes.cri.sandbox-name": pod.GetName(),
+		"io.kubernetes.cri.sandbox-namespace": pod.GetNamespace(), "io.kubernetes.cri.sandbox-uid": pod.GetUid(), "io.kubernetes.cri.image-name": c.rec.ImageName,
+	}
+	return checkpoint.Archive{
+		Config: checkpoint.Config{ID: c.id, Name: s.GetMetadata().GetName(), RootfsImage: c.rec.ImageName, RootfsImageRef: c.rec.ImageRef, RootfsImageName: c.rec.ImageName,
+			OCIRuntime: c.pod.handler.Name, CreatedTime: time.Unix(0, c.rec.CreatedAt), CheckpointedAt: time.Now()},
+		Spec: spec, Status: map[string]any{"CreatedAt": c.rec.CreatedAt, "StartedAt": s.StartedAt, "FinishedAt": 0, "ExitCode": 0, "Pid": c.view.Load().pid},
+		Images: images, Work: work, Upper: filepath.Join(c.dir(), "upper"), Lower: lower, Log: c.rec.LogPath,
+	}.Write(location)
+}
+
+// rootLayers are the layers below a container's writable one, as its specification has them.
+func rootLayers(spec map[string]any) []string {
+	mounts, _ := spec["mounts"].([]any)
+	var out []string
+	for _, m := range mounts {
+		m, _ := m.(map[string]any)
+		options, _ := m["options"].([]any)
+		for _, o := range options {
+			if dir, ok := strings.CutPrefix(fmt.Sprint(o), "lowerdir+="); ok && m["destination"] == "/" {
+				out = append(out, dir)
+			}
+		}
+	}
+	return out
 }

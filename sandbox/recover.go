@@ -20,8 +20,12 @@ import (
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
-// connectBudget bounds the wait for one monitor at start-up; they are asked side by side.
-const connectBudget = 5 * time.Second
+// helloBudget bounds the wait for one monitor at start-up, during which nothing is served; they are asked side by side.
+// One that needs longer is dialled again in the background, connectBudget each time, and its pod is served meanwhile.
+const (
+	helloBudget   = time.Second
+	connectBudget = 5 * time.Second
+)
 
 // recover makes the objects of an earlier daemon known again: for each directory, parse it or remove it; under another
 // boot id it is history; where the monitor's lock is free it died; where it is held it is dialled.
@@ -35,7 +39,7 @@ func (m *Manager) recover(ctx context.Context) error {
 	for _, e := range entries {
 		all.Add(1)
 		limit <- struct{}{}
-		// ends within connectBudget and the clean-up of what is half made.
+		// ends within helloBudget and the clean-up of what is half made.
 		go func() {
 			defer func() { <-limit; all.Done() }()
 			if err := m.recoverPod(ctx, e.Name()); err != nil {
@@ -116,29 +120,42 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 		recovery{p}.discard() // building was cut short: nobody was given its id
 		return nil
 	}
-	r := recovery{p}
-	alive := r.connect(ctx)
-	for _, e := range r.entries() {
-		if err := r.container(ctx, e, alive); err != nil {
-			m.opt.Log.Warn("container not recovered", "pod", id, "dir", e, "err", err)
-		}
-	}
-	m.update(func(x *index) { x.addPod(p) })
-	r.clearRuins()
-	if alive == nil {
-		r.reconnect()
-		return nil
-	}
-	r.settle(ctx)
+	recovery{p}.run(ctx)
 	return nil
 }
 
-// handlerOrGone returns the named handler; one that is no longer configured is replaced by the default, which is good
-// enough to remove what is left.
+// run makes the pod and its containers known as they are now, and tells what ended while nobody looked.
+func (r recovery) run(ctx context.Context) {
+	p := r.p
+	alive := r.connect(ctx)
+	var found []string // what ended without anybody being told
+	for _, e := range r.entries() {
+		ended, err := r.container(ctx, e, alive)
+		if err != nil {
+			p.m.opt.Log.Warn("container not recovered", "pod", p.id, "dir", e, "err", err)
+		}
+		if ended {
+			found = append(found, e)
+		}
+	}
+	p.m.update(func(x *index) { x.addPod(p) })
+	r.clearRuins()
+	if alive == nil {
+		r.reconnect()
+	} else if r.settle(ctx); p.rec.Ready && !p.view.Load().ready {
+		found = append(found, p.id)
+	}
+	for _, id := range found {
+		p.announce(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, id, true)
+	}
+}
+
+// handlerOrGone returns the named handler. For one that is no longer configured it returns what is good enough to remove what
+// is left: a handler without a program.
 func (m *Manager) handlerOrGone(name string) oci.Handler {
-	h, err := m.handler(name)
+	h, err := m.runtime.Get(name)
 	if err != nil {
-		return m.opt.Handlers[0]
+		return oci.Handler{Name: name, Root: filepath.Join(m.opt.State, "oci", filepath.Base(name)), Err: err}
 	}
 	return h
 }
@@ -212,7 +229,7 @@ func (r recovery) connect(ctx context.Context) map[string]wire.Process {
 	if !p.rec.Ready || p.rec.Boot != p.m.boot {
 		return none
 	}
-	mon, alive, err := r.dial(ctx)
+	mon, alive, err := r.dial(ctx, helloBudget)
 	if err != nil {
 		p.m.opt.Log.Warn("monitor not reached", "pod", p.id, "err", err)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -224,8 +241,8 @@ func (r recovery) connect(ctx context.Context) map[string]wire.Process {
 	return alive
 }
 
-func (r recovery) dial(ctx context.Context) (*monitor.Monitor, map[string]wire.Process, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectBudget)
+func (r recovery) dial(ctx context.Context, within time.Duration) (*monitor.Monitor, map[string]wire.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	mon, err := monitor.Connect(ctx, r.p.state())
 	if err != nil {
@@ -247,12 +264,16 @@ func (r recovery) dial(ctx context.Context) (*monitor.Monitor, map[string]wire.P
 // records meanwhile. A slow monitor is no reason to kill what it keeps.
 func (r recovery) reconnect() {
 	p := r.p
+	over := make(chan struct{})
+	p.sup.sought.Store(&over)
 	p.m.bg.Add(1)
 	// ends when the monitor answers or is dead, when the pod is stopped, or when the manager is closed.
 	go func() {
 		defer p.m.bg.Done()
+		defer p.sup.sought.Store(nil)
+		defer close(over)
 		for p.life.Err() == nil {
-			mon, alive, err := r.dial(p.life)
+			mon, alive, err := r.dial(p.life, connectBudget)
 			if errors.Is(err, fs.ErrNotExist) {
 				ctx, cancel := context.WithTimeout(p.m.life, clearBudget)
 				p.bury(ctx)
@@ -310,53 +331,54 @@ func (r recovery) clearRuins() {
 	}()
 }
 
-// container makes one of the pod's containers known. One that is half made is left to clearRuins.
-func (r recovery) container(ctx context.Context, id string, alive map[string]wire.Process) error {
+// container makes one of the pod's containers known, and tells whether its end is news. One that is half made is left to
+// clearRuins.
+func (r recovery) container(ctx context.Context, id string, alive map[string]wire.Process) (ended bool, err error) {
 	p := r.p
 	if !validID(id) {
-		return fmt.Errorf("%q is not a container's directory: %w", id, fs.ErrInvalid)
+		return false, fmt.Errorf("%q is not a container's directory: %w", id, fs.ErrInvalid)
 	}
 	var rec containerRecord
-	err := load(filepath.Join(p.dir(), "c", id, "container.json"), &rec)
+	err = load(filepath.Join(p.dir(), "c", id, "container.json"), &rec)
 	if err == nil && (rec.ID != id || rec.Pod != p.id) {
 		err = fmt.Errorf("record is of container %q: %w", rec.ID, fs.ErrInvalid)
 	}
 	cfg, cerr := decodeContainerConfig(rec.Config)
 	if err = errors.Join(err, cerr); err != nil || !rec.Created {
 		leave(p, r.ruin(id)) // nobody was given its id: creation was cut short, or the record is damaged
-		return err
+		return false, err
 	}
 	c := newContainer(p, rec, cfg)
 	p.m.opt.Images.Keep(c.id, rec.Layers)
 	p.m.update(func(x *index) { x.addContainer(c) })
-	settle(ctx, c, alive)
-	return nil
+	return settle(ctx, c, alive), nil
 }
 
 // settle decides what the container is now. exit.json is the truth, then the record, then the monitor's word (nil: it
-// said nothing).
-func settle(ctx context.Context, c *Container, alive map[string]wire.Process) {
+// said nothing). It returns true for an end of which no daemon was told.
+func settle(ctx context.Context, c *Container, alive map[string]wire.Process) (news bool) {
 	switch r := c.rec; {
 	case r.StartError != "":
 		c.finish(containerView{finishedAt: r.EndedAt, code: startFailed, reason: "StartError", message: r.StartError})
-		return
+		return false
 	case r.Lost:
 		c.finish(containerView{finishedAt: r.EndedAt, code: exitUnknown, reason: "Unknown"})
-		return
+		return false
 	}
 	c.catchUp(ctx)
-	if c.view.Load().ended || alive == nil {
-		return
-	}
 	proc, lives := alive[c.id]
+	if c.view.Load().ended || alive == nil {
+		return proc.Exit != nil
+	}
 	if !lives {
 		c.bury(ctx)
-		return
+		return true
 	}
 	c.show(func(v *containerView) { v.pid = proc.Pid })
 	if c.rec.StartingAt != 0 && c.rec.StartedAt == 0 {
 		settleStart(c)
 	}
+	return false
 }
 
 // settleStart finds out how far a start came that the daemon did not live to see.

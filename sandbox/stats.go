@@ -49,7 +49,7 @@ func (s cpuSample) next(at int64, usage uint64) cpuSample {
 	return n
 }
 
-// Stats answers ContainerStats for a running container. It reads four files of the cgroup and walks nothing.
+// Stats answers ContainerStats for a running container. It reads a few files of the cgroup, which are kept open, and walks nothing.
 func (c *Container) Stats() (*rt.ContainerStats, error) {
 	out := &rt.ContainerStats{Attributes: &rt.ContainerAttributes{
 		Id: c.id, Metadata: c.cfg.GetMetadata(), Labels: c.cfg.GetLabels(), Annotations: c.cfg.GetAnnotations(),
@@ -61,7 +61,7 @@ func (c *Container) Stats() (*rt.ContainerStats, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stats of container %s: %w", short(c.id), err)
 	}
-	s, err := g.Stats()
+	s, err := cgroup.Basic(g)
 	if err != nil {
 		return nil, fmt.Errorf("stats of container %s: %w", short(c.id), err)
 	}
@@ -145,7 +145,7 @@ func (p *Pod) Stats() (*rt.PodSandboxStats, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stats of pod %s: %w", short(p.id), err)
 	}
-	s, err := g.Stats()
+	s, err := cgroup.Basic(g)
 	if err != nil {
 		return nil, fmt.Errorf("stats of pod %s: %w", short(p.id), err)
 	}
@@ -260,6 +260,7 @@ func (m *Manager) Metrics(ctx context.Context) []*rt.PodSandboxMetrics {
 	}
 	buf := make([]byte, ns.ReadBuffer)
 	var out []*rt.PodSandboxMetrics
+	var msg metrics.Message
 	for _, p := range x.podList {
 		if ctx.Err() != nil {
 			return out
@@ -271,16 +272,16 @@ func (m *Manager) Metrics(ctx context.Context) []*rt.PodSandboxMetrics {
 		if err != nil {
 			continue
 		}
-		one := &rt.PodSandboxMetrics{PodSandboxId: p.id, Metrics: metrics.Of(s)}
+		msg.Pod(s)
 		for _, c := range byPod[p] {
 			s, err := measureContainer(c)
 			if err != nil {
 				continue
 			}
 			s.Disk, s.Device = disk, names
-			one.ContainerMetrics = append(one.ContainerMetrics, &rt.ContainerMetrics{ContainerId: c.id, Metrics: metrics.Of(s)})
+			msg.Container(c.id, s)
 		}
-		out = append(out, one)
+		out = append(out, msg.Take(p.id))
 	}
 	return out
 }

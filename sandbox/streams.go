@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,10 +26,56 @@ type AttachRequest struct {
 	Resize         <-chan Size
 }
 
+// endingTime is how long after the end of a container's output its exit may be heard of.
+const endingTime = 5 * time.Second
+
+// stallTime is how long a client may take nothing of what it still has to get from a process that has ended.
+const stallTime = time.Minute
+
 // pipes are the ends of a process's standard streams: ours, and the ones to hand over.
 type pipes struct {
 	ours, theirs [3]*os.File
+	outs         [3]*output // readers of ours
 	copying      sync.WaitGroup
+	moved        atomic.Int64 // bytes that clients have taken
+}
+
+// output reads one of a process's outputs to its end. Once the process has ended it is bounded, because others may
+// hold the pipe or terminal open for ever: what can have been in it then is read whenever the reader comes to it, and
+// what is written later only for drainTime.
+type output struct {
+	f     *os.File
+	moved *atomic.Int64
+	mu    sync.Mutex
+	over  time.Time // zero: not bounded
+	owed  int       // of what was there at the end, what may still have to be read
+}
+
+// pipeSize is what a pipe holds (pipe(7)); a terminal holds less.
+const pipeSize = 64 << 10
+
+// bound says that the process has ended.
+func (o *output) bound() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over, o.owed = time.Now().Add(drainTime), pipeSize
+	o.f.SetReadDeadline(o.over)
+}
+
+func (o *output) Read(p []byte) (int, error) {
+	o.mu.Lock()
+	if o.owed > 0 {
+		o.f.SetReadDeadline(time.Now().Add(drainTime))
+	} else if !o.over.IsZero() {
+		o.f.SetReadDeadline(o.over)
+	}
+	o.mu.Unlock()
+	n, err := o.f.Read(p)
+	o.mu.Lock()
+	o.owed -= min(n, o.owed)
+	o.mu.Unlock()
+	o.moved.Add(int64(n))
+	return n, err
 }
 
 // openPipes makes a pipe for each stream that is wanted.
@@ -47,6 +95,7 @@ func openPipes(stdin, stdout, stderr bool) (*pipes, error) {
 			p.theirs[i], p.ours[i] = r, w
 		} else {
 			p.theirs[i], p.ours[i] = w, r
+			p.outs[i] = &output{f: r, moved: &p.moved}
 		}
 	}
 	return p, nil
@@ -92,16 +141,21 @@ func (p *pipes) copy(stdin io.Reader, stdout, stderr io.WriteCloser) {
 		}()
 	}
 	for i, to := range []io.WriteCloser{stdout, stderr} {
-		from := p.ours[i+1]
+		from := p.outs[i+1]
 		if from == nil {
 			continue
 		}
 		p.copying.Add(1)
-		// ends at the end of the stream, or at its read deadline.
+		// ends at the end of the stream, or when it is over after the process's end. A client that takes nothing more
+		// holds it until its connection is closed.
 		go func() {
 			defer p.copying.Done()
-			if _, err := io.Copy(to, from); err != nil {
-				io.Copy(io.Discard, from) // the client went away: never block the process
+			var err error
+			if to != nil {
+				_, err = io.Copy(to, from)
+			}
+			if to == nil || err != nil {
+				io.Copy(io.Discard, from) // no client, or it went away: never block the process
 			}
 		}()
 	}
@@ -124,22 +178,47 @@ func (p *pipes) said() string {
 
 // bound ends the reading of the outputs soon: they may be held open by a process that nobody waits for.
 func (p *pipes) bound() {
-	deadline := time.Now().Add(drainTime)
-	for _, f := range p.ours[1:] {
-		if f != nil {
-			f.SetReadDeadline(deadline)
+	for _, o := range p.outs {
+		if o != nil {
+			o.bound()
 		}
 	}
 }
 
-// drain waits until the outputs have ended, or drainTime is over.
-func (p *pipes) drain() {
-	p.bound()
-	p.copying.Wait()
+// done is closed when the outputs have ended and the clients have taken them.
+func (p *pipes) done() <-chan struct{} {
+	done := make(chan struct{})
+	// ends with the copying.
+	go func() {
+		p.copying.Wait()
+		close(done)
+	}()
+	return done
+}
+
+// deliver waits for done, as long as the clients take something and are there.
+func (p *pipes) deliver(ctx context.Context, done <-chan struct{}) error {
+	tick := time.NewTicker(stallTime)
+	defer tick.Stop()
+	for before := p.moved.Load(); ; {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			now := p.moved.Load()
+			if now == before {
+				return fmt.Errorf("the client took no output for %v: %w", stallTime, os.ErrDeadlineExceeded)
+			}
+			before = now
+		}
+	}
 }
 
 func (x execution) pipes(ctx context.Context, r ExecRequest) (int, error) {
-	p, err := openPipes(r.Stdin != nil, r.Stdout != nil, r.Stderr != nil)
+	// Standard error is there in any case: a runtime that can't start the command says on it why not.
+	p, err := openPipes(r.Stdin != nil, r.Stdout != nil, true)
 	if err != nil {
 		return 0, err
 	}
@@ -147,11 +226,14 @@ func (x execution) pipes(ctx context.Context, r ExecRequest) (int, error) {
 	proc, err := x.launch(ctx, r.Cmd, false, p.theirs)
 	p.closeTheirs()
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w%s", err, p.said())
 	}
 	p.copy(r.Stdin, r.Stdout, r.Stderr)
 	code, err := proc.wait(ctx)
-	p.drain()
+	p.bound()
+	if stalled := p.deliver(ctx, p.done()); err == nil {
+		err = stalled
+	}
 	return int(code), err
 }
 
@@ -161,7 +243,7 @@ func (c *Container) Attach(ctx context.Context, r AttachRequest) error {
 	if err := c.running(); err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
-	mon, err := c.pod.sup.get()
+	mon, err := c.pod.sup.get(ctx)
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
@@ -175,29 +257,49 @@ func (c *Container) Attach(ctx context.Context, r AttachRequest) error {
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", short(c.id), err)
 	}
-	// ends when the caller closes Resize.
-	go func() {
-		for s := range r.Resize {
-			if s.Width != 0 && s.Height != 0 {
-				mon.Resize(ctx, c.id, s.Width, s.Height)
-			}
-		}
-	}()
+	follow(r.Resize, func(s Size) { mon.Resize(ctx, c.id, s.Width, s.Height) })
 	p.copy(r.Stdin, r.Stdout, r.Stderr)
-	done := make(chan struct{})
-	// ends when the monitor closes the attachment: at the container's end, or when our ends are closed.
-	go func() {
-		p.copying.Wait()
-		close(done)
-	}()
+	done := p.done() // when the monitor closes the attachment: at the container's end when all is sent, or when our ends are closed
 	if r.Stdout == nil && r.Stderr == nil {
 		done = nil // only input: stay until the container or the client ends
 	}
 	select {
 	case <-done:
+		err = c.endOfOutput(ctx)
 	case <-c.exit:
-		p.drain()
+		if done != nil {
+			err = p.deliver(ctx, done)
+		}
 	case <-ctx.Done():
+	}
+	if err != nil {
+		return fmt.Errorf("attach to container %s: %w", short(c.id), err)
+	}
+	return nil
+}
+
+// follow passes sizes on until their channel is closed. There may be none: then nothing would ever close it.
+func follow(sizes <-chan Size, set func(Size)) {
+	if sizes == nil {
+		return
+	}
+	// ends when the caller closes the channel.
+	go func() {
+		for s := range sizes {
+			if s.Width != 0 && s.Height != 0 {
+				set(s)
+			}
+		}
+	}()
+}
+
+// endOfOutput tells why an attachment's output has ended: rightly, because the container has, or not.
+func (c *Container) endOfOutput(ctx context.Context) error {
+	select {
+	case <-c.exit:
+	case <-ctx.Done():
+	case <-time.After(endingTime):
+		return errors.New("no more output, though the container runs: it has closed it, or this client was too far behind and was cut off")
 	}
 	return nil
 }

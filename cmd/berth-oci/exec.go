@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -30,11 +31,7 @@ type execArgs struct {
 	tty, noNewPrivs                     bool
 }
 
-func (a *app) exec(ctx context.Context, args []string) (int, error) {
-	f := flags("exec")
-	var x execArgs
-	var detach bool
-	o := &launch.ExecOptions{NoFile: nofile.Soft}
+func (x *execArgs) declare(f *flag.FlagSet) {
 	f.StringVar(&x.process, "process", "", "process.json")
 	f.StringVar(&x.process, "p", "", "process.json")
 	f.StringVar(&x.cwd, "cwd", "", "working directory")
@@ -51,33 +48,80 @@ func (a *app) exec(ctx context.Context, args []string) (int, error) {
 	f.BoolVar(&x.tty, "tty", false, "with a terminal")
 	f.BoolVar(&x.tty, "t", false, "with a terminal")
 	f.BoolVar(&x.noNewPrivs, "no-new-privs", false, "set no_new_privs")
+}
+
+func (a *app) exec(ctx context.Context, args []string) (int, error) {
+	f := flags("exec")
+	var x execArgs
+	var detach bool
+	o := &launch.ExecOptions{NoFile: nofile.Soft}
+	x.declare(f)
 	f.BoolVar(&detach, "detach", false, "do not wait")
 	f.BoolVar(&detach, "d", false, "do not wait")
 	f.StringVar(&o.PidFile, "pid-file", "", "file to write the pid to")
 	f.StringVar(&o.ConsoleSocket, "console-socket", "", "socket that gets the pty's master")
 	f.StringVar(&o.Cgroup, "cgroup", "", "[controller:]name of a cgroup below the container's")
 	f.IntVar(&o.PreserveFDs, "preserve-fds", 0, "descriptors from 3 on to pass on")
-	ignore := f.Bool("ignore-paused", false, "accepted for compatibility")
+	f.BoolVar(&o.IgnorePaused, "ignore-paused", false, "go on in a paused container")
+	pidfd := f.String("pidfd-socket", "", "socket that gets a pidfd of the process")
 	rest, err := parse(f, args, 1)
 	if err != nil {
-		return 2, err
+		return 255, err
 	}
-	_ = ignore
 	code := 0
-	return code, a.with(rest[0], func(c *launch.Container) error {
+	err = a.with(rest[0], func(c *launch.Container) error {
+		if launch.Unprivileged() {
+			code, err = a.again("exec", args, c.Again)
+			return err
+		}
 		if o.Process, err = x.document(c, rest[1:]); err != nil {
 			return err
 		}
-		pid, err := c.Exec(ctx, o)
-		if err != nil {
-			code = 255
-			return err
+		var tty *terminal
+		if o.Process.Terminal && o.ConsoleSocket == "" {
+			if detach {
+				return errDetached
+			}
+			if tty, err = newTerminal(); err != nil {
+				return err
+			}
+			defer tty.close()
+			o.Console = tty.theirs
 		}
-		if !detach {
-			code = attend(pid)
-		}
-		return nil
+		code, err = watch(ctx, c, o, tty, watched{detach, *pidfd})
+		return err
 	})
+	if err != nil {
+		return 255, fmt.Errorf("exec failed: %w", err)
+	}
+	return code, nil
+}
+
+// watched says what becomes of a process that has been started by exec.
+type watched struct {
+	detach bool
+	pidfd  string
+}
+
+// watch runs the process and, unless detached, waits for its end.
+func watch(ctx context.Context, c *launch.Container, o *launch.ExecOptions, tty *terminal, w watched) (int, error) {
+	pid, err := c.Exec(ctx, o)
+	if err != nil {
+		return 255, err
+	}
+	err = sendPidfd(w.pidfd, pid, "setns")
+	if err == nil && tty != nil {
+		err = tty.show()
+	}
+	if err != nil { // nobody would know of the process
+		unix.Kill(pid, unix.SIGKILL)
+		attend(pid)
+		return 255, err
+	}
+	if w.detach {
+		return 0, nil
+	}
+	return attend(pid), nil
 }
 
 // document reads process.json, or makes one from the container's own process and the flags.

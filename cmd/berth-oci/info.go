@@ -22,7 +22,7 @@ func (a *app) spec(_ context.Context, args []string) (int, error) {
 	f.StringVar(dir, "b", ".", "directory to write to")
 	f.Bool("rootless", false, "accepted for compatibility")
 	if _, err := parse(f, args, 0); err != nil {
-		return 2, err
+		return 1, err
 	}
 	b, err := json.MarshalIndent(launch.Example(), "", "\t")
 	if err != nil {

@@ -1,4 +1,9 @@
 // Command berth-oci is an OCI runtime with the command line of runc. See package oci/launch.
+//
+// The runtime need not look for a CPU limit: it is short-lived, and reading the mount table for it grows with the node.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (
@@ -9,12 +14,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci/launch"
 	"github.com/berth-runtime/berth/oci/launch/inside"
@@ -29,6 +32,7 @@ type app struct {
 	log       string
 	logFormat string
 	debug     bool
+	global    []string // the arguments before the command
 }
 
 func main() {
@@ -54,68 +58,43 @@ func main() {
 // run reads the global flags and calls the command.
 func (a *app) run(args []string) (int, error) {
 	f := flags("berth-oci")
-	f.StringVar(&a.rt.Root, "root", "/run/berth-oci", "directory for container state")
+	f.StringVar(&a.rt.Root, "root", stateRoot(), "directory for container state")
 	f.StringVar(&a.log, "log", "", "log file")
 	f.StringVar(&a.logFormat, "log-format", "text", "text or json")
 	f.BoolVar(&a.rt.Systemd, "systemd-cgroup", false, "cgroupsPath is slice:prefix:name")
 	f.BoolVar(&a.debug, "debug", false, "more in the log")
+	f.BoolVar(&a.rt.Inside, "inside-user-namespace", false, "for itself: this is the command's second process")
 	f.String("rootless", "auto", "accepted for compatibility")
 	f.String("criu", "", "accepted for compatibility")
 	show := f.Bool("version", false, "print the version")
 	f.BoolVar(show, "v", false, "print the version")
 	if err := f.Parse(args); err != nil {
-		return 2, usage(err)
+		return 1, usage(err)
 	}
 	a.rt.Warn = func(text string) { a.say("warning", text) }
 	if *show {
 		fmt.Printf("berth-oci version %s\nspec: %s\n", version, specs.Version)
 		return 0, nil
 	}
+	a.rt.Inside = a.rt.Inside && launch.Nested()
+	a.global = args[:len(args)-f.NArg()]
 	rest := f.Args()
 	if len(rest) == 0 {
-		return 2, usage(flag.ErrHelp)
+		return 1, usage(flag.ErrHelp)
 	}
 	command := a.command(rest[0])
 	if command == nil {
-		return 2, fmt.Errorf("command %q: not known", rest[0])
+		return 1, fmt.Errorf("command %q: not known", rest[0])
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	return command(ctx, rest[1:])
+	return command(context.Background(), rest[1:])
 }
 
 func (a *app) command(name string) func(context.Context, []string) (int, error) {
-	switch name {
-	case "create":
-		return a.create
-	case "run":
-		return a.runContainer
-	case "start":
-		return a.start
-	case "state":
-		return a.state
-	case "kill":
-		return a.kill
-	case "delete":
-		return a.delete
-	case "exec":
-		return a.exec
-	case "ps":
-		return a.ps
-	case "update":
-		return a.update
-	case "pause":
-		return a.pause
-	case "resume":
-		return a.resume
-	case "list":
-		return a.list
-	case "features":
-		return a.features
-	case "spec":
-		return a.spec
-	}
-	return nil
+	return map[string]func(context.Context, []string) (int, error){
+		"create": a.create, "run": a.runContainer, "start": a.start, "state": a.state, "kill": a.kill, "delete": a.delete,
+		"exec": a.exec, "ps": a.ps, "update": a.update, "pause": a.pause, "checkpoint": a.checkpoint, "resume": a.resume, "list": a.list, "events": a.events,
+		"features": a.features, "spec": a.spec,
+	}[name]
 }
 
 func flags(name string) *flag.FlagSet {
@@ -127,7 +106,7 @@ func flags(name string) *flag.FlagSet {
 func usage(err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return errors.New("usage: berth-oci [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] " +
-			"create|run|start|state|kill|delete|exec|ps|update|pause|resume|list|features|spec [flags] ID [args]")
+			"create|run|start|state|kill|delete|exec|ps|update|pause|resume|list|events|features|spec [flags] ID [args]")
 	}
 	return err
 }

@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/apparmor"
 )
 
 // feature is something of the kernel that the daemon uses, found out by trying it.
@@ -41,6 +43,7 @@ func features() []feature {
 		{"seccomp filters", trySeccomp, "containers that ask for a profile are refused", false},
 		{"nftables", tryNFTables, "no built-in network", false},
 		{"AppArmor", exists("/sys/kernel/security/apparmor/profiles"), "pods that ask for a profile are refused", false},
+		{"AppArmor's compiler", apparmor.Parser, "containers that ask for no profile of their own are not confined by AppArmor", false},
 		{"SELinux", exists("/sys/fs/selinux/enforce"), "labels are ignored", false},
 	}
 }
@@ -64,9 +67,9 @@ func check(io std, args []string) error {
 			fmt.Fprintf(w, "yes\t%s\t%s\n", f.name, found)
 		case f.needed:
 			lacking++
-			fmt.Fprintf(w, "MISSING\t%s\t%v: %s\n", f.name, err, f.without)
+			fmt.Fprintf(w, "MISSING\t%s\t%s: %s\n", f.name, oneLine(err), f.without)
 		default:
-			fmt.Fprintf(w, "no\t%s\t%v: %s\n", f.name, err, f.without)
+			fmt.Fprintf(w, "no\t%s\t%s: %s\n", f.name, oneLine(err), f.without)
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -77,6 +80,9 @@ func check(io std, args []string) error {
 	}
 	return nil
 }
+
+// oneLine keeps a row of the table one: joined errors have a line each.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func tryRoot() (string, error) {
 	if os.Geteuid() != 0 {

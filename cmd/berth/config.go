@@ -122,54 +122,6 @@ func (o option) setValue(v any) error {
 	return nil
 }
 
-// parseHandlers takes [handlers.NAME] tables, and returns the line of what it refuses.
-func (c *config) parseHandlers(data []byte, v any) (int, error) {
-	tables, ok := v.(map[string]any)
-	if !ok {
-		return lineOf(data, "", "handlers"), fmt.Errorf("handlers: want tables [handlers.NAME]: %w", fs.ErrInvalid)
-	}
-	for _, name := range slices.Sorted(maps.Keys(tables)) {
-		section := "handlers." + name
-		h, key, err := parseHandler(name, tables[name])
-		if err != nil {
-			return lineOf(data, section, key), fmt.Errorf("%s: %w", section, err)
-		}
-		c.Handlers = append(c.Handlers, h)
-	}
-	return 0, nil
-}
-
-// parseHandler takes one table, and returns the key of what it refuses.
-func parseHandler(name string, v any) (h handler, key string, err error) {
-	h.Name = name
-	table, ok := v.(map[string]any)
-	if !ok || !regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`).MatchString(name) || name == native {
-		return h, "", fmt.Errorf("not a name for a runtime handler: %w", fs.ErrInvalid)
-	}
-	for _, key := range slices.Sorted(maps.Keys(table)) {
-		switch key {
-		case "path":
-			h.Path, _ = table[key].(string)
-		case "args":
-			list, ok := table[key].([]any)
-			for _, a := range list {
-				s, isText := a.(string)
-				ok = ok && isText
-				h.Args = append(h.Args, s)
-			}
-			if !ok {
-				return h, key, fmt.Errorf("args: want strings: %w", fs.ErrInvalid)
-			}
-		default:
-			return h, key, fmt.Errorf("unknown key %q: %w: there are path and args", key, fs.ErrInvalid)
-		}
-	}
-	if err := absolute(h.Path); err != nil {
-		return h, "path", fmt.Errorf("path: %w", err)
-	}
-	return h, "", nil
-}
-
 // lineOf finds the line that sets the key in the section, or else the one that begins the section; 1 if neither can
 // be found. The TOML library does not keep positions of what it has decoded.
 func lineOf(data []byte, section, key string) int {
@@ -201,6 +153,9 @@ func (c *config) finish() error {
 	if c.Root == c.State {
 		return fmt.Errorf("root and state are both %s: %w: give each a directory of its own", c.Root, fs.ErrInvalid)
 	}
+	if err := c.Stream.check(); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -222,11 +177,6 @@ func (c *config) checkPrograms() error {
 	for _, p := range needed {
 		if _, err := exec.LookPath(p.path); err != nil {
 			return fmt.Errorf("%w: install it beside berth, or name it with %s", err, p.flag)
-		}
-	}
-	for _, h := range c.Handlers {
-		if _, err := exec.LookPath(h.Path); err != nil {
-			return fmt.Errorf("handlers.%s: %w", h.Name, err)
 		}
 	}
 	return nil
@@ -253,11 +203,7 @@ func (c *config) print(w io.Writer) {
 		fmt.Fprintf(w, "# %s%s\n%s = %s\n\n", o.help, note, o.key, o.text())
 	}
 	for _, h := range c.Handlers {
-		args := make([]string, len(h.Args))
-		for i, a := range h.Args {
-			args[i] = quoteTOML(a)
-		}
-		fmt.Fprintf(w, "[handlers.%s]\npath = %s\nargs = [%s]\n\n", quoteKey(h.Name), quoteTOML(h.Path), strings.Join(args, ", "))
+		h.print(w)
 	}
 }
 

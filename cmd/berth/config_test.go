@@ -28,7 +28,7 @@ func TestBadFile(t *testing.T) {
 		"relative in list":    {"cni_bin_dir = \"/a:b\"\n", []string{":1: ", "cni_bin_dir", `"b"`}},
 		"tcp socket":          {"listen = \"tcp://1.2.3.4:5\"\n", []string{":1: ", "listen", "unix:///"}},
 		"bare path":           {"listen = \"/run/x.sock\"\n", []string{":1: ", "listen", "unix:///"}},
-		"open address":        {"stream_address = \"0.0.0.0:1\"\n", []string{":1: ", "stream_address", "loopback"}},
+		"open address":        {"stream_address = \"0.0.0.0:1\"\n", []string{":1: ", "stream_address", "one address"}},
 		"out of range":        {"log_line_max = 1\n", []string{":1: ", "log_line_max", "128"}},
 		"syntax":              {"root = \"/r\"\nstate = \n", []string{":2: "}},
 		"twice":               {"root = \"/r\"\nroot = \"/s\"\n", []string{":2: "}},
@@ -36,6 +36,10 @@ func TestBadFile(t *testing.T) {
 		"handler no path":     {"\n[handlers.runc]\n", []string{":2: ", "handlers.runc: path"}},
 		"handler bad key":     {"[handlers.runc]\npath = \"/runc\"\nbinary = \"x\"\n", []string{":3: ", "handlers.runc", `"binary"`}},
 		"handler bad args":    {"[handlers.runc]\npath = \"/runc\"\nargs = [1]\n", []string{":3: ", "args"}},
+		"handler bad root":    {"[handlers.runc]\npath = \"/runc\"\nroot = \"x\"\n", []string{":3: ", "root"}},
+		"handler bad bool":    {"[handlers.runc]\npath = \"/runc\"\nprivileged_without_host_devices = \"yes\"\n", []string{":3: ", "true or false"}},
+		"handler annotation":  {"[handlers.runc]\npath = \"/runc\"\npod_annotations = [\"a.io/*x*\"]\n", []string{":3: ", "pod_annotations"}},
+		"handler all":         {"[handlers.runc]\npath = \"/runc\"\npod_annotations = [\"*\"]\n", []string{":3: ", "pod_annotations"}},
 		"handler native":      {"[handlers.berth]\npath = \"/runc\"\n", []string{":1: ", "handlers.berth"}},
 		"handler bad name":    {"[handlers.\"a/b\"]\npath = \"/runc\"\n", []string{":1: ", "a/b"}},
 	} {
@@ -66,6 +70,10 @@ func TestBadFlags(t *testing.T) {
 		{"--listen /x", "unix:///"},
 		{"--config /nonexistent/x.toml", "/nonexistent/x.toml"},
 		{"extra", "extra"},
+		{"--stream-address 10.0.0.1:1", "TLS is off"},
+		{"--stream-tls --stream-cert /c", "both or neither"},
+		{"--stream-cert /c --stream-key /k", "without stream_tls"},
+		{"--stream-max-sessions 0", "from 1"},
 		{"--builtin-network=perhaps", "builtin-network"},
 	} {
 		if _, err := load(io.Discard, "serve", strings.Fields(c.args)); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -78,7 +86,8 @@ func TestFlagsWin(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "c.toml")
 	text := "root = \"/file/root\"\nlog_level = \"debug\"\nbuiltin_network = true\npids_limit = 7\n" +
-		"[handlers.\"runc.v1\"]\npath = \"/usr/sbin/runc\"\nargs = [\"--systemd-cgroup\", \"a\\\"b\"]\n[handlers.crun]\npath = \"/usr/bin/crun\"\n"
+		"[handlers.\"runc.v1\"]\npath = \"/usr/sbin/runc\"\nargs = [\"--debug\", \"a\\\"b\"]\n[handlers.crun]\npath = \"/usr/bin/crun\"\n" +
+		"root = \"/r\"\nprivileged_without_host_devices = true\npod_annotations = [\"a.io/*\"]\ncontainer_annotations = [\"b.io/c\"]\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +98,10 @@ func TestFlagsWin(t *testing.T) {
 	if c.Root != "/flag/root" || c.LogLevel != "debug" || c.BuiltinNetwork || c.PidsLimit != 7 || c.Listen != "unix:///s/berth.sock" || c.CNIConfDir != "/etc/cni/net.d" {
 		t.Errorf("%+v", c)
 	}
-	want := []handler{{"crun", "/usr/bin/crun", nil}, {"runc.v1", "/usr/sbin/runc", []string{"--systemd-cgroup", "a\"b"}}}
+	want := []handler{
+		{Name: "crun", Path: "/usr/bin/crun", Root: "/r", PrivilegedWithoutHostDevices: true, PodAnnotations: []string{"a.io/*"}, ContainerAnnotations: []string{"b.io/c"}},
+		{Name: "runc.v1", Path: "/usr/sbin/runc", Args: []string{"--debug", "a\"b"}},
+	}
 	if !reflect.DeepEqual(c.Handlers, want) {
 		t.Errorf("handlers %+v", c.Handlers)
 	}

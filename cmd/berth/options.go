@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/berth-runtime/berth/cri/stream"
 )
@@ -24,17 +26,20 @@ type config struct {
 	CDISpecDirs             string
 	BuiltinNetwork          bool
 	RegistryConfig          string
+	PinnedImages            string
 	LogLevel                string
-	StreamAddress           string
+	Stream                  streaming
 	PidsLimit, LogLineMax   int64
 	MonitorBin, OCIBin, Bin string // Bin is berth-bridge
 	Handlers                []handler
 }
 
-// handler is a foreign OCI runtime, [handlers.NAME] in the file.
-type handler struct {
-	Name, Path string
-	Args       []string
+// streaming is about exec, attach and port-forward. Times are in seconds.
+type streaming struct {
+	Address, Cert, Key        string
+	TLS                       bool
+	Idle, Creation, Handshake int64
+	MaxRequests, MaxSessions  int64
 }
 
 // option is one setting: a flag and a key of the configuration file. This table is the only place that knows them:
@@ -54,8 +59,9 @@ func defaults() *config {
 	return &config{
 		Root: "/var/lib/berth", State: "/run/berth", CgroupDriver: "auto",
 		CNIConfDir: "/etc/cni/net.d", CNIBinDir: "/opt/cni/bin", RegistryConfig: "/etc/berth/certs.d",
-		LogLevel: "info", StreamAddress: "127.0.0.1:0", LogLineMax: 16384,
+		LogLevel: "info", LogLineMax: 16384,
 		CDISpecDirs: "/etc/cdi:/var/run/cdi",
+		Stream:      streaming{Address: "127.0.0.1:0", Idle: 4 * 60 * 60, Creation: 30, Handshake: 10, MaxRequests: 1000, MaxSessions: 1000},
 	}
 }
 
@@ -71,8 +77,17 @@ func (c *config) options() []option {
 		{"builtin_network", "", "use the built-in bridge network while the directory of configurations has none", &c.BuiltinNetwork, nil},
 		{"cdi_spec_dirs", "DIRS", "descriptions of CDI devices; of two that name one device the one in the later directory counts", &c.CDISpecDirs, absolutes},
 		{"registry_config", "DIR", "registry hosts and mirrors, HOST/hosts.toml for each", &c.RegistryConfig, absolute},
+		{"pinned_images", "GLOBS", "images that are reported as pinned, so that kubelet keeps them; globs over full names, separated by commas", &c.PinnedImages, globs},
 		{"log_level", "LEVEL", "debug, info, warn or error; debug includes requests that only read", &c.LogLevel, oneOf("debug", "info", "warn", "error")},
-		{"stream_address", "ADDR", "loopback address and port of exec, attach and port-forward", &c.StreamAddress, stream.CheckAddr},
+		{"stream_address", "ADDR", "address and port of exec, attach and port-forward; one that is not loopback needs stream_tls", &c.Stream.Address, streamAddress},
+		{"stream_tls", "", "encrypt exec, attach and port-forward", &c.Stream.TLS, nil},
+		{"stream_cert", "FILE", "certificate for that, PEM, read again when it changes; by default one is made", &c.Stream.Cert, optional(absolute)},
+		{"stream_key", "FILE", "the certificate's key", &c.Stream.Key, optional(absolute)},
+		{"stream_idle_timeout", "SECONDS", "after this without traffic a session ends", &c.Stream.Idle, between(1, maxSeconds)},
+		{"stream_creation_timeout", "SECONDS", "within this a client that has connected opens its streams", &c.Stream.Creation, between(1, maxSeconds)},
+		{"stream_handshake_timeout", "SECONDS", "within this a connection has its TLS handshake done, and its request sent", &c.Stream.Handshake, between(1, maxSeconds)},
+		{"stream_max_requests", "N", "URLs that may be handed out and wait for their client", &c.Stream.MaxRequests, between(1, 1<<20)},
+		{"stream_max_sessions", "N", "sessions of exec, attach and port-forward at a time", &c.Stream.MaxSessions, between(1, 1<<20)},
 		{"pids_limit", "N", "processes and threads a container may have; 0 is no limit", &c.PidsLimit, between(0, 1<<22)},
 		{"log_line_max", "BYTES", "content after which a container's log line is split", &c.LogLineMax, between(128, 1<<20)},
 		{"monitor", "FILE", "berth-monitor; by default beside this program", &c.MonitorBin, absolute},
@@ -158,8 +173,51 @@ func flagHelp() string {
 		}
 		fmt.Fprintf(&b, "  %-30s %s%s\n", strings.TrimSpace("--"+o.flag()+" "+o.arg), o.help, def)
 	}
-	b.WriteString("\nOther OCI runtimes are named in the file only: [handlers.NAME] with path = FILE and args = [...].\n")
+	b.WriteString("\nOther OCI runtimes are named in the file only, [handlers.NAME] with these keys:\n\n")
+	for _, o := range new(handler).options() {
+		fmt.Fprintf(&b, "  %-32s %s\n", o.key, o.help)
+	}
 	return b.String()
+}
+
+// maxSeconds is a year: more can't be meant.
+const maxSeconds = 365 * 24 * 60 * 60
+
+// streamAddress checks what can be said without knowing whether there is encryption.
+func streamAddress(s string) error { return stream.CheckAddr(s, true) }
+
+// check refuses settings that contradict each other.
+func (s streaming) check() error {
+	if err := stream.CheckAddr(s.Address, s.TLS); err != nil {
+		return fmt.Errorf("stream_address: %w", err)
+	}
+	switch {
+	case (s.Cert == "") != (s.Key == ""):
+		return fmt.Errorf("stream_cert and stream_key: %w: they belong together, give both or neither", fs.ErrInvalid)
+	case s.Cert != "" && !s.TLS:
+		return fmt.Errorf("stream_cert: %w: it has no effect without stream_tls", fs.ErrInvalid)
+	}
+	return nil
+}
+
+// options are those of the streaming server.
+func (s streaming) options() stream.Options {
+	seconds := func(n int64) time.Duration { return time.Duration(n) * time.Second }
+	return stream.Options{
+		Addr: s.Address, TLS: s.TLS, CertFile: s.Cert, KeyFile: s.Key,
+		IdleTimeout: seconds(s.Idle), CreationTimeout: seconds(s.Creation), HandshakeTimeout: seconds(s.Handshake),
+		MaxRequests: int(s.MaxRequests), MaxSessions: int(s.MaxSessions),
+	}
+}
+
+// optional lets a setting be empty.
+func optional(check func(string) error) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return nil
+		}
+		return check(s)
+	}
 }
 
 func absolute(s string) error {
@@ -179,6 +237,21 @@ func absolutes(s string) error {
 		return absolute(s)
 	}
 	return nil
+}
+
+// globs are patterns of path.Match.
+func globs(s string) error {
+	for _, g := range list(s) {
+		if _, err := path.Match(g, ""); err != nil {
+			return fmt.Errorf("%q: %w: %w", g, fs.ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
+// list takes a list apart that is separated by commas.
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func socket(s string) error {

@@ -17,11 +17,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/cri"
-	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/image"
 	"github.com/berth-runtime/berth/netplugin"
-	"github.com/berth-runtime/berth/oci"
+	"github.com/berth-runtime/berth/oci/apparmor"
 	"github.com/berth-runtime/berth/sandbox"
+	"github.com/berth-runtime/berth/sandbox/compile"
 )
 
 // stopGrace is how long requests in flight may go on after SIGTERM. Pods keep running in any case.
@@ -90,7 +90,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}})
+	images, err := image.Open(ctx, image.Options{Root: c.Root, RegistryDir: c.RegistryConfig, Unpack: []string{self, "unpack"}, Pinned: list(c.PinnedImages)})
 	if err != nil {
 		return nil, fmt.Errorf("open images in %s: %w", c.Root, err)
 	}
@@ -108,14 +108,14 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*daemon, error) {
 	pods, err := sandbox.Open(ctx, sandbox.Options{
 		Root: c.Root, State: c.State, Images: images, Network: network, Handlers: c.handlers(systemd),
 		MonitorBin: c.MonitorBin, SystemdCgroup: systemd, PidsLimit: c.PidsLimit, LogLineMax: int(c.LogLineMax), Log: log,
-		CDIDirs: filepath.SplitList(c.CDISpecDirs),
+		CDIDirs: filepath.SplitList(c.CDISpecDirs), AppArmorProfile: appArmorProfile(ctx, log),
 	})
 	if err != nil {
 		return nil, err
 	}
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: images, Network: network, Version: semver(version), SystemdCgroup: systemd,
-		Config: c.JSON(), Stream: stream.Options{Addr: c.StreamAddress}, Log: log,
+		Config: c.JSON(), Stream: c.Stream.options(), Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open streaming server: %w", err), pods.Close(ctx))
@@ -129,14 +129,15 @@ func (d *daemon) close(ctx context.Context) error {
 	return err
 }
 
-// handlers are the runtimes; the native one comes first, which makes it the default.
-func (c *config) handlers(systemd bool) []oci.Handler {
-	root := func(name string) string { return filepath.Join(c.State, "oci", name) }
-	out := []oci.Handler{{Name: native, Path: c.OCIBin, Root: root(native), Native: true, SystemdCgroup: systemd}}
-	for _, h := range c.Handlers {
-		out = append(out, oci.Handler{Name: h.Name, Path: h.Path, Args: h.Args, Root: root(h.Name), SystemdCgroup: systemd})
+// appArmorProfile loads the default profile and returns its name, for containers that ask for none of their own.
+func appArmorProfile(ctx context.Context, log *slog.Logger) string {
+	if apparmor.Enabled() {
+		if err := apparmor.Load(ctx, compile.AppArmorDefault); err != nil {
+			log.Warn("containers that ask for no profile of their own are not confined by AppArmor", "err", err)
+			return compile.Unconfined
+		}
 	}
-	return out
+	return compile.AppArmorDefault
 }
 
 // systemd reports whether cgroups are made through systemd. With cgroup v1 that brings nothing but trouble.
@@ -184,7 +185,7 @@ func watchSignals(log *slog.Logger) {
 	go func() {
 		for s := range signals {
 			if s == syscall.SIGUSR1 {
-				log.Info("goroutines", "dump", goroutines())
+				log.Info("goroutines", "count", runtime.NumGoroutine(), "dump", goroutines())
 			}
 		}
 	}()

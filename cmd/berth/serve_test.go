@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,12 +40,30 @@ func needRoot(t *testing.T) {
 // daemonProcess is a running "berth serve".
 type daemonProcess struct {
 	cmd    *exec.Cmd
-	log    bytes.Buffer
+	log    syncBuffer
 	notify *net.UnixConn
 	sock   string
 }
 
-// command makes "berth ARGS" of this test binary.
+// syncBuffer is a buffer that one writes while another reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// program makes "berth ARGS" of this test binary.
 func program(args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), "BERTH_TEST_RUN=1")
@@ -86,7 +105,7 @@ func startDaemon(t *testing.T, dir string, args ...string) *daemonProcess {
 // told waits for a message to the service manager.
 func (d *daemonProcess) told(t *testing.T, want string) {
 	t.Helper()
-	d.notify.SetReadDeadline(time.Now().Add(20 * time.Second))
+	d.notify.SetReadDeadline(time.Now().Add(time.Minute))
 	buf := make([]byte, 256)
 	n, err := d.notify.Read(buf)
 	if err != nil || string(buf[:n]) != want {
@@ -150,14 +169,16 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.cmd.Process.Signal(syscall.SIGUSR1)
-	time.Sleep(200 * time.Millisecond)
+	for end := time.Now().Add(time.Minute); !strings.Contains(d.log.String(), "goroutine 1 [") && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	began := time.Now()
 	d.cmd.Process.Signal(syscall.SIGTERM)
 	d.told(t, "STOPPING=1")
 	if _, err := events.Recv(); err == nil {
 		t.Error("an event out of nothing")
 	}
-	if err := d.cmd.Wait(); err != nil || time.Since(began) > 5*time.Second {
+	if err := d.cmd.Wait(); err != nil || time.Since(began) > 30*time.Second {
 		t.Errorf("ended with %v after %v; log:\n%s", err, time.Since(began), d.log.String())
 	}
 	if _, err := os.Lstat(d.sock); !os.IsNotExist(err) {
@@ -331,11 +352,14 @@ func TestCommands(t *testing.T) {
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	out, err := program("check").CombinedOutput()
+	dir := t.TempDir()
+	cmd := program("check")
+	cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "openat2") || !strings.Contains(string(out), "nftables") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	left, _ := filepath.Glob(filepath.Join(os.TempDir(), "berth-check-*"))
+	left, _ := filepath.Glob(filepath.Join(dir, "*"))
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}

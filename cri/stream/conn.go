@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,12 +21,25 @@ import (
 // resets it, and the reset can overtake the exit code (tcp(7), RFC 1122 4.2.2.13).
 const lingerTime = 2 * time.Second
 
+// endTime is how long a write to the client may take once its session's work is over: a client that takes nothing must
+// not hold the session.
+const endTime = time.Minute
+
 // watchedWriter hands out the connection, once hijacked, as a watched one: after the hijack net/http no longer ends
 // the request's context when the client goes.
 type watchedWriter struct {
 	http.ResponseWriter
 	ctx  context.Context
 	gone context.CancelFunc
+	conn atomic.Pointer[watchedConn] // once hijacked
+}
+
+// over says that the session's work is done, and only its end is still to be told.
+func (w *watchedWriter) over() {
+	if c := w.conn.Load(); c != nil {
+		c.over.Store(true)
+		c.SetWriteDeadline(time.Time{})
+	}
 }
 
 func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -32,11 +47,12 @@ func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if !ok {
 		return nil, nil, fmt.Errorf("take over connection: %w", http.ErrNotSupported)
 	}
-	raw, rw, err := h.Hijack()
+	under, rw, err := h.Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	conn := &watchedConn{Conn: raw, gone: w.gone}
+	conn := &watchedConn{Conn: under, gone: w.gone}
+	w.conn.Store(conn)
 	context.AfterFunc(w.ctx, func() { conn.Close() })
 	// ends when the session does.
 	go conn.watch(w.ctx)
@@ -60,15 +76,28 @@ type watchedConn struct {
 	net.Conn
 	gone context.CancelFunc
 	once sync.Once
+	over atomic.Bool
+}
+
+// SetWriteDeadline allows no more than endTime when the session is over.
+func (c *watchedConn) SetWriteDeadline(at time.Time) error {
+	if last := time.Now().Add(endTime); c.over.Load() && (at.IsZero() || at.After(last)) {
+		at = last
+	}
+	return c.Conn.SetWriteDeadline(at)
+}
+
+func (c *watchedConn) SetDeadline(at time.Time) error {
+	return errors.Join(c.SetReadDeadline(at), c.SetWriteDeadline(at))
 }
 
 // watch asks the socket whether the peer has closed (POLLRDHUP, poll(2)), which does not take reading what came before.
 func (c *watchedConn) watch(ctx context.Context) {
-	sc, ok := c.Conn.(syscall.Conn)
+	sc, ok := raw(c.Conn).(syscall.Conn)
 	if !ok {
 		return
 	}
-	raw, err := sc.SyscallConn()
+	sock, err := sc.SyscallConn()
 	if err != nil {
 		return
 	}
@@ -81,7 +110,7 @@ func (c *watchedConn) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		closed := false
-		err := raw.Control(func(fd uintptr) {
+		err := sock.Control(func(fd uintptr) {
 			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 			n, _ := unix.Poll(p, 0)
 			closed = n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,12 +28,51 @@ type Runtime interface {
 	Dial(ctx context.Context, pod string, port int32) (net.Conn, error)
 }
 
-// Options configure a Server. Zero durations take the defaults kubelet expects.
+// Options configure a Server. Zeros take the defaults, which are what kubelet expects.
 type Options struct {
-	Addr            string        // loopback address and port, "127.0.0.1:0" if empty; the traffic is not encrypted
-	IdleTimeout     time.Duration // a session without traffic ends after this; 0 = 4 h
-	CreationTimeout time.Duration // the client has to open its streams within this; 0 = 30 s
-	Log             *slog.Logger
+	Addr             string        // address and port, "127.0.0.1:0" if empty; one that others can reach needs TLS
+	TLS              bool          // encrypt; without files with a certificate of our own
+	CertFile         string        // PEM, read again when it changes
+	KeyFile          string        // likewise
+	IdleTimeout      time.Duration // a session without traffic ends after this; 4 h
+	CreationTimeout  time.Duration // the client has to open its streams within this; 30 s
+	HandshakeTimeout time.Duration // TLS handshake and request header each have to come within this; 10 s
+	MaxRequests      int           // URLs handed out and not used; 1000
+	MaxSessions      int           // sessions at a time; 1000
+	Log              *slog.Logger
+}
+
+const (
+	// maxWaiting is how many connections may be there without a session: in a handshake or sending a header.
+	maxWaiting = 256
+	// maxHeader bounds a request's line and header: kubelet passes on what its own client sent, cookies included.
+	maxHeader = 64 << 10
+	// maxForwards is how many connections one port-forward session may hold open.
+	maxForwards = 1000
+)
+
+// complete fills in the defaults.
+func (o *Options) complete() {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	set(&o.IdleTimeout, 4*time.Hour)
+	set(&o.CreationTimeout, remotecommand.DefaultStreamCreationTimeout)
+	set(&o.HandshakeTimeout, 10*time.Second)
+	if o.Addr == "" {
+		o.Addr = "127.0.0.1:0"
+	}
+	if o.MaxRequests == 0 {
+		o.MaxRequests = 1000
+	}
+	if o.MaxSessions == 0 {
+		o.MaxSessions = 1000
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 }
 
 // Server hands out URLs and serves the connections that arrive there.
@@ -40,7 +80,9 @@ type Server struct {
 	opt    Options
 	rt     Runtime
 	tokens tokens
+	places places
 	ln     net.Listener
+	base   string // of URLs
 	http   *http.Server
 	life   context.Context
 	end    context.CancelFunc
@@ -49,50 +91,73 @@ type Server struct {
 
 // Listen opens the server's socket, so that URLs can be handed out; Serve answers on it.
 func Listen(opt Options, runtime Runtime) (*Server, error) {
-	if opt.Addr == "" {
-		opt.Addr = "127.0.0.1:0"
-	}
-	if err := CheckAddr(opt.Addr); err != nil {
+	opt.complete()
+	if err := CheckAddr(opt.Addr, opt.TLS); err != nil {
 		return nil, err
 	}
-	if opt.IdleTimeout == 0 {
-		opt.IdleTimeout = 4 * time.Hour
-	}
-	if opt.CreationTimeout == 0 {
-		opt.CreationTimeout = remotecommand.DefaultStreamCreationTimeout
-	}
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
-	ln, err := net.Listen("tcp", opt.Addr)
-	if err != nil {
+	s := &Server{opt: opt, rt: runtime, places: places{max: opt.MaxSessions},
+		tokens: tokens{now: time.Now, max: opt.MaxRequests, m: make(map[string]pending)}}
+	if err := s.listen(); err != nil {
 		return nil, err
 	}
-	s := &Server{opt: opt, rt: runtime, ln: ln, tokens: tokens{now: time.Now, m: make(map[string]pending)}}
 	s.life, s.end = context.WithCancel(context.Background())
+	waiting := &waiting{max: maxWaiting}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/exec/{token}", s.handle)
 	mux.HandleFunc("/attach/{token}", s.handle)
 	mux.HandleFunc("/portforward/{token}", s.handle)
 	s.http = &http.Server{
 		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		ReadHeaderTimeout: opt.HandshakeTimeout, // and that of the TLS handshake
+		MaxHeaderBytes:    maxHeader,
+		ConnState:         waiting.state,
 		ErrorLog:          slog.NewLogLogger(opt.Log.Handler(), slog.LevelDebug),
 	}
+	s.http.SetKeepAlivesEnabled(false) // a connection has one request
 	return s, nil
 }
 
-// CheckAddr refuses an address that others than this host can reach: the streams carry no encryption, and whoever
-// knows a token is in the container.
-func CheckAddr(addr string) error {
+// listen opens the socket and says what URLs begin with.
+func (s *Server) listen() error {
+	var conf *tls.Config
+	scheme := "http://"
+	if s.opt.TLS {
+		host, _, _ := net.SplitHostPort(s.opt.Addr)
+		own := &certificate{cert: s.opt.CertFile, key: s.opt.KeyFile, host: host, log: s.opt.Log, now: time.Now}
+		var err error
+		if conf, err = own.config(); err != nil {
+			return err
+		}
+		scheme = "https://"
+	} else if s.opt.CertFile != "" || s.opt.KeyFile != "" {
+		return fmt.Errorf("streaming certificate: %w: it is given, but TLS is off", fs.ErrInvalid)
+	}
+	var err error
+	if s.ln, err = net.Listen("tcp", s.opt.Addr); err != nil {
+		return err
+	}
+	s.base = scheme + s.ln.Addr().String()
+	if conf != nil {
+		s.ln = tls.NewListener(s.ln, conf)
+	}
+	return nil
+}
+
+// CheckAddr refuses an address that others than this host can reach without encryption, for whoever knows a token is in
+// the container, and one that says no client where to connect to.
+func CheckAddr(addr string, encrypted bool) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("streaming address %q: %w: want host:port", addr, fs.ErrInvalid)
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("streaming address %q: %w: not a loopback address", addr, fs.ErrInvalid)
+	ip := net.ParseIP(host)
+	switch {
+	case host == "localhost", ip != nil && ip.IsLoopback():
+		return nil
+	case ip == nil || ip.IsUnspecified():
+		return fmt.Errorf("streaming address %q: %w: clients are sent there, so it must be one address of this host", addr, fs.ErrInvalid)
+	case !encrypted:
+		return fmt.Errorf("streaming address %q: %w: not a loopback address, and TLS is off", addr, fs.ErrInvalid)
 	}
 	return nil
 }
@@ -138,20 +203,48 @@ func (s *Server) URL(request any) (string, error) {
 	default:
 		return "", fmt.Errorf("stream %T: %w", request, errors.ErrUnsupported)
 	}
+	if s.places.full() {
+		return "", s.tooMany()
+	}
 	token, err := s.tokens.add(request)
 	if err != nil {
 		return "", err
 	}
-	return "http://" + s.ln.Addr().String() + "/" + kind + "/" + token, nil
+	return s.base + "/" + kind + "/" + token, nil
+}
+
+// tooMany says that there is no place for a session.
+func (s *Server) tooMany() error {
+	return fmt.Errorf("%w: %d sessions are open, as many as may be", ErrBusy, s.opt.MaxSessions)
+}
+
+// admit takes the request of the token and a place for its session. Without one the token stays good, for another try.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request) any {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		http.NotFound(w, r)
+		return nil
+	}
+	token := r.PathValue("token")
+	p, ok := s.tokens.take(token)
+	if !ok {
+		http.NotFound(w, r)
+		return nil
+	}
+	if !s.places.take() {
+		s.tokens.put(token, p)
+		http.Error(w, s.tooMany().Error(), http.StatusServiceUnavailable)
+		return nil
+	}
+	return p.request
 }
 
 // handle serves one connection: the request behind the token decides what it is, the path is only for people.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
-	request := s.tokens.take(r.PathValue("token"))
-	if request == nil || (r.Method != http.MethodGet && r.Method != http.MethodPost) {
-		http.NotFound(w, r)
+	request := s.admit(w, r)
+	if request == nil {
 		return
 	}
+	defer s.places.give()
 	s.wg.Add(1)
 	defer s.wg.Done()
 	ctx, gone := context.WithCancel(s.life)
@@ -161,11 +254,11 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	switch req := request.(type) {
 	case *rt.ExecRequest:
-		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId, cmd: req.Cmd, exec: true,
+		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId, cmd: req.Cmd, exec: true, over: ww.over,
 			opts: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}})
 		s.opt.Log.Debug("exec session over", "container", req.ContainerId, "duration", time.Since(began))
 	case *rt.AttachRequest:
-		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId,
+		s.remote(ww, r, session{ctx: ctx, rt: s.rt, id: req.ContainerId, over: ww.over,
 			opts: remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}})
 		s.opt.Log.Debug("attach session over", "container", req.ContainerId, "duration", time.Since(began))
 	case *rt.PortForwardRequest:
@@ -197,7 +290,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, req *rt.PortFor
 			return
 		}
 	}
-	x := session{ctx: r.Context(), rt: s.rt, id: req.PodSandboxId}
+	x := session{ctx: r.Context(), rt: s.rt, id: req.PodSandboxId, forwards: &places{max: maxForwards}}
 	portforward.ServePortForward(w, r, x, x.id, "", &portforward.V4Options{Ports: req.Port},
 		s.opt.IdleTimeout, s.opt.CreationTimeout, portforward.SupportedProtocols)
 }

@@ -22,6 +22,9 @@ type session struct {
 	cmd  []string
 	exec bool
 	opts remotecommand.Options
+	over func() // to be called when exec or attach is done
+
+	forwards *places // of connections, for port-forward
 }
 
 // ExecInContainer implements remotecommand.Executor. An exit code other than 0 is an error of type exec.ExitError.
@@ -48,6 +51,10 @@ func (x session) AttachContainer(_ context.Context, _, _, _ string, in io.Reader
 // PortForward implements portforward.PortForwarder for one connection to one port. Only a connection that can't be
 // made is an error: clients give up the whole session when they are told of one.
 func (x session) PortForward(_ context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
+	if !x.forwards.take() {
+		return fmt.Errorf("%w: %d connections are forwarded in this session, as many as may be", ErrBusy, maxForwards)
+	}
+	defer x.forwards.give()
 	conn, err := x.rt.Dial(x.ctx, x.id, port)
 	if err != nil {
 		return err
@@ -80,6 +87,7 @@ func (x session) run(s streams) (int, error) {
 			defer w.Close()
 		}
 	}
+	defer x.over()
 	if !x.exec {
 		err := x.rt.Attach(x.ctx, x.id, sandbox.AttachRequest{Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
 		return 0, err

@@ -56,6 +56,12 @@ func (f fake) Exec(ctx context.Context, id string, req sandbox.ExecRequest) (int
 		<-ctx.Done() // stdin is never read
 		f.ended <- "hang"
 		return 0, ctx.Err()
+	case "drip": // for longer than a session may be idle
+		for range 6 {
+			time.Sleep(700 * time.Millisecond)
+			io.WriteString(req.Stdout, ".")
+		}
+		return 0, ctx.Err()
 	case "flood":
 		n, _ := strconv.ParseInt(req.Cmd[1], 10, 64)
 		_, err := io.Copy(req.Stdout, io.LimitReader(zeros{}, n))
@@ -78,11 +84,15 @@ func (f fake) Dial(ctx context.Context, pod string, port int32) (net.Conn, error
 }
 
 // start runs a server for the test and checks that it leaves no goroutine behind.
-func start(t *testing.T) (*stream.Server, fake) {
+func start(t *testing.T, options ...stream.Options) (*stream.Server, fake) {
 	t.Helper()
+	opt := stream.Options{CreationTimeout: time.Minute}
+	if len(options) > 0 {
+		opt = options[0]
+	}
 	before := runtime.NumGoroutine()
 	f := fake{ended: make(chan string, 100)}
-	s, err := stream.Listen(stream.Options{CreationTimeout: 2 * time.Second}, f)
+	s, err := stream.Listen(opt, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +106,7 @@ func start(t *testing.T) (*stream.Server, fake) {
 			t.Error(err)
 		}
 		// Library goroutines of connections that were closed need a moment.
-		for range 50 {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 			if runtime.NumGoroutine() <= before+2 {
 				return
 			}
@@ -206,7 +216,7 @@ func TestGone(t *testing.T) {
 			run(t, url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"hang"}, Stdin: stdin != nil, Stdout: true}), want{closeAfterConn: true, stdin: stdin})
 			select {
 			case <-f.ended:
-			case <-time.After(5 * time.Second):
+			case <-time.After(time.Minute):
 				t.Errorf("%s: exec goes on without its client (stdin %t)", name, stdin != nil)
 			}
 		}
@@ -228,7 +238,7 @@ func TestGoneUnread(t *testing.T) {
 		ws.Close()
 		select {
 		case <-f.ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Errorf("%s: exec goes on without its client", protocol)
 		}
 	}
@@ -245,7 +255,7 @@ func TestClose(t *testing.T) {
 	}
 	select {
 	case <-f.ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("exec goes on without its server")
 	}
 }
@@ -282,12 +292,14 @@ func TestTokens(t *testing.T) {
 }
 
 func TestAddr(t *testing.T) {
-	for addr, ok := range map[string]bool{
-		"127.0.0.1:0": true, "[::1]:80": true, "localhost:0": true, "127.9.9.9:1": true,
-		"0.0.0.0:0": false, ":0": false, "10.0.0.1:1": false, "127.0.0.1": false, "example.org:1": false,
+	for addr, ok := range map[string][2]bool{
+		"127.0.0.1:0": {true, true}, "[::1]:80": {true, true}, "localhost:0": {true, true}, "127.9.9.9:1": {true, true},
+		"0.0.0.0:0": {}, "[::]:1": {}, ":0": {}, "127.0.0.1": {}, "example.org:1": {}, "10.0.0.1:1": {false, true},
 	} {
-		if err := stream.CheckAddr(addr); (err == nil) != ok || err != nil && !errors.Is(err, fs.ErrInvalid) {
-			t.Errorf("%s: %v", addr, err)
+		for i, encrypted := range []bool{false, true} {
+			if err := stream.CheckAddr(addr, encrypted); (err == nil) != ok[i] || err != nil && !errors.Is(err, fs.ErrInvalid) {
+				t.Errorf("%s: %v", addr, err)
+			}
 		}
 	}
 }

@@ -32,7 +32,9 @@ type channel struct {
 func (ch channel) Write(p []byte) (int, error) {
 	ch.c.mu.Lock()
 	defer ch.c.mu.Unlock()
-	ch.c.ws.SetWriteDeadline(time.Now().Add(ch.c.idle))
+	idle := time.Now().Add(ch.c.idle)
+	ch.c.ws.SetWriteDeadline(idle)
+	ch.c.ws.SetReadDeadline(idle) // output is traffic, too
 	w, err := ch.c.ws.NextWriter(websocket.BinaryMessage)
 	if err != nil {
 		return 0, err

@@ -31,6 +31,7 @@ type options struct {
 	image   string
 	hostNet bool
 	parent  string
+	lists   int
 }
 
 type peer struct {
@@ -47,6 +48,7 @@ func main() {
 	flag.StringVar(&o.image, "image", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "image with sleep and true; pulled first")
 	flag.BoolVar(&o.hostNet, "host-network", false, "pods on the host's network")
 	flag.StringVar(&o.parent, "cgroup-parent", "", "cgroup parent of the pods")
+	flag.IntVar(&o.lists, "lists", 0, "instead of lives: bring up this many pods and read their lists and stats, -n times each")
 	flag.Parse()
 	if err := run(o, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -61,7 +63,7 @@ func run(o options, sockets []string) error {
 		if !ok {
 			return fmt.Errorf("socket %q: want name=path", s)
 		}
-		conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(32<<20)))
 		if err != nil {
 			return err
 		}
@@ -71,6 +73,9 @@ func run(o options, sockets []string) error {
 			return fmt.Errorf("%s: pull: %w", name, err)
 		}
 		peers = append(peers, p)
+	}
+	if o.lists > 0 {
+		return lists(context.Background(), peers, o)
 	}
 	for i := range o.n + 2 { // the first two are warm-up
 		for _, p := range peers {

@@ -26,6 +26,9 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if err := c.checkPorts(); err != nil {
+		return err
+	}
 	netns, err := os.Open(args.Netns)
 	if err != nil {
 		return types.NewError(types.ErrInvalidNetNS, err.Error(), "")

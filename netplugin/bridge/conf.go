@@ -66,9 +66,15 @@ func (c *conf) check() error {
 	if c.Subnet6.IsValid() {
 		c.Subnet6 = c.Subnet6.Masked()
 	}
+	return nil
+}
+
+// checkPorts checks what ADD is to lead where. DEL gets the same mappings and must succeed whatever they are: it gives
+// back what the lease says.
+func (c *conf) checkPorts() error {
 	for _, p := range c.RuntimeConfig.PortMappings {
 		if err := p.check(); err != nil {
-			return err
+			return types.NewError(types.ErrInvalidNetworkConfig, "configuration: "+err.Error(), "")
 		}
 	}
 	return nil

@@ -28,11 +28,15 @@ func TestDeviceProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := removeTree(context.Background(), dir); err != nil {
-			time.Sleep(50 * time.Millisecond)
-			if err := os.Remove(dir); err != nil {
-				t.Error(err)
-			}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		err := removeTree(ctx, dir)
+		for err != nil && ctx.Err() == nil { // a dead process stays in its group for a moment
+			time.Sleep(10 * time.Millisecond)
+			err = removeTree(ctx, dir)
+		}
+		if err != nil {
+			t.Error(err)
 		}
 	})
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -213,3 +213,41 @@ func writeFile(name, value string) error {
 	}
 	return nil
 }
+
+// Delegate gives a group of the cgroup2 tree to a user, who may make groups below it and move processes among them, but
+// not change its own limits (cgroup-v2, "Delegation"; OCI runtime specification, "Cgroup ownership"). It does nothing on
+// v1, where delegation is not safe, nor to a hybrid host's cgroup2 tree.
+func Delegate(g *Group, uid int) error {
+	if g.lay.mode != Unified {
+		return nil
+	}
+	for _, d := range g.dirs {
+		if !d.own {
+			continue
+		}
+		if err := delegate(d.path, "/sys/kernel/cgroup/delegate", uid); err != nil {
+			return fmt.Errorf("delegate cgroup %s: %w", g.path, err)
+		}
+	}
+	return nil
+}
+
+// delegate changes the owner of a directory and of the files listed; groups may lack some.
+func delegate(dir, list string, uid int) error {
+	if err := os.Chown(dir, uid, -1); err != nil {
+		return err
+	}
+	files := []string{"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"}
+	if text, err := os.ReadFile(list); err == nil {
+		files = strings.Fields(string(text))
+	}
+	for _, name := range files {
+		if strings.ContainsRune(name, '/') {
+			continue
+		}
+		if err := os.Chown(dir+"/"+name, uid, -1); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +65,34 @@ func (g *Group) Add(pid int) error {
 	for _, d := range g.dirs {
 		if err := writeFile(d.path+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("enter cgroup %s: %w", g.path, err)
+		}
+	}
+	return nil
+}
+
+// AddTree moves a running process and all its descendants into g. What they start meanwhile is born where its parent is, so this
+// goes on until there is nobody new. A process that has ended is no error.
+func AddTree(g *Group, pid int) error {
+	for todo, seen := []int{pid}, map[int]bool{}; len(todo) > 0; todo = todo[1:] {
+		one := todo[0]
+		if seen[one] {
+			continue
+		}
+		seen[one] = true
+		if err := g.Add(one); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		tasks, err := os.ReadDir("/proc/" + strconv.Itoa(one) + "/task")
+		if err != nil {
+			continue
+		}
+		for _, t := range tasks { // proc_pid_task_children(5)
+			b, _ := os.ReadFile("/proc/" + strconv.Itoa(one) + "/task/" + t.Name() + "/children")
+			for _, f := range strings.Fields(string(b)) {
+				if child, err := strconv.Atoi(f); err == nil {
+					todo = append(todo, child)
+				}
+			}
 		}
 	}
 	return nil

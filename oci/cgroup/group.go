@@ -147,6 +147,20 @@ func (g *Group) Dirs() map[string]string {
 	return m
 }
 
+// Directories lists the group's own directories in the order of the hierarchies; none of no group.
+func Directories(g *Group) []string {
+	if g == nil {
+		return nil
+	}
+	var list []string
+	for _, d := range g.dirs {
+		if d.own {
+			list = append(list, d.path)
+		}
+	}
+	return list
+}
+
 // OOMFile is a file with a line "oom_kill N" counting tasks that the OOM
 // killer took from the group or below (v1 memory.oom_control, Linux 4.13; v2
 // memory.events), "" when the host has no memory controller.

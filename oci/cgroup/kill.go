@@ -113,12 +113,49 @@ func killOnce(g *Group, first bool) (int, error) {
 			return 0, err
 		}
 	}
+	return len(pids), signal(g, pids, unix.SIGKILL)
+}
+
+// Signal sends a signal to every process in the group and below.
+func Signal(g *Group, sig unix.Signal) error {
+	pids, err := g.Procs()
+	if err != nil {
+		return err
+	}
+	return signal(g, pids, sig)
+}
+
+// signal signals those of pids that are members. A pid that was read may be another process's by now; so each is
+// pinned by a pidfd and looked for once more: what is still listed then is what the pidfd stands for.
+func signal(g *Group, pids []int, sig unix.Signal) error {
+	pinned := map[int]int{}
+	defer func() {
+		for _, fd := range pinned {
+			unix.Close(fd)
+		}
+	}()
+	var errs []error
 	for _, pid := range pids {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
-			return 0, fmt.Errorf("pid %d: %w", pid, err)
+		fd, err := unix.PidfdOpen(pid, 0)
+		switch {
+		case err == nil:
+			pinned[pid] = fd
+		case err != unix.ESRCH && err != unix.EINVAL: // gone, or not the leader of a thread group any more
+			errs = append(errs, fmt.Errorf("pid %d: %w", pid, err))
 		}
 	}
-	return len(pids), nil
+	still, err := g.Procs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range still {
+		if fd, ok := pinned[pid]; ok {
+			if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && err != unix.ESRCH {
+				errs = append(errs, fmt.Errorf("pid %d: %w", pid, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // freezer is the directory that freezes the group, nil if the host has none.

@@ -32,7 +32,7 @@ func TestKillWithoutUnified(t *testing.T) {
 	for i := range l.trees {
 		g.dirs = append(g.dirs, dir{hierarchy: &l.trees[i], path: l.trees[i].dir + g.path, own: true})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := mkdirs(g); err != nil {
 		t.Fatal(err)

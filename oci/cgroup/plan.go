@@ -188,7 +188,7 @@ func (p *planner) memoryRestV1(m *Memory) {
 			p.writes = append(p.writes, write{controller: "memory", file: "memory.oom_control", value: value, old: old})
 		}
 	}
-	if m.Swappiness != nil && *m.Swappiness <= 100 {
+	if m.Swappiness != nil && int64(*m.Swappiness) != -1 { // Docker's way to say "not set"
 		p.put("memory", "memory.swappiness", strconv.FormatUint(*m.Swappiness, 10))
 	}
 }
@@ -200,8 +200,20 @@ func (p *planner) swapV1(n int64, counted bool) {
 	p.writes = append(p.writes, w)
 }
 
-// memoryV2 turns memory+swap into swap alone.
+// memoryV2 turns memory+swap into swap alone. What has no counterpart on v2 is refused, unless it asks for what holds.
 func (p *planner) memoryV2(m *Memory) {
+	for _, gone := range [...]struct {
+		set  bool
+		name string
+	}{
+		{m.Swappiness != nil && int64(*m.Swappiness) != -1, "memory swappiness"},
+		{m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory without OOM killer"},
+		{m.KernelTCP != nil && *m.KernelTCP > 0, "kernel TCP memory limit"},
+	} {
+		if gone.set {
+			p.fail(errors.ErrUnsupported, "%s on cgroup v2", gone.name)
+		}
+	}
 	if m.Swap != nil {
 		memory := int64(math.MaxInt64)
 		if m.Limit != nil {

@@ -206,7 +206,13 @@ func (p *planner) blockIOV2(b *BlockIO) {
 	if b.Weight != nil && *b.Weight != 0 {
 		p.put("io", file, ioWeight(file, *b.Weight))
 	}
+	if b.LeafWeight != nil && *b.LeafWeight != 0 {
+		p.fail(errors.ErrUnsupported, "block I/O leaf weight on cgroup v2")
+	}
 	for _, d := range b.WeightDevice {
+		if d.LeafWeight != nil {
+			p.fail(errors.ErrUnsupported, "block I/O leaf weight of %d:%d on cgroup v2", d.Major, d.Minor)
+		}
 		if d.Weight == nil {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -17,6 +18,7 @@ func (g *Group) Set(r *Resources) error {
 	if r == nil {
 		return nil
 	}
+	reclaim(g, r.Memory)
 	p := planner{has: g.has, read: g.read}
 	writes, err := p.plan(r)
 	if err != nil {
@@ -34,6 +36,22 @@ func (g *Group) Set(r *Resources) error {
 	}
 	g.fresh = false
 	return nil
+}
+
+// reclaim makes room for a lower limit that is to be checked against what is in use: page cache counts as in use until it is
+// given up, which the kernel does by itself only once the limit is there (memory.reclaim, Linux 5.19). What can't be reclaimed,
+// the check finds.
+func reclaim(g *Group, m *Memory) {
+	if m == nil || m.CheckBeforeUpdate == nil || !*m.CheckBeforeUpdate || m.Limit == nil || *m.Limit < 0 {
+		return
+	}
+	d := g.dir("memory")
+	if d == nil || !d.v2 {
+		return
+	}
+	if usage, ok := number(g.read("memory", "memory.current")); ok && usage > *m.Limit {
+		writeFile(d.path+"/memory.reclaim", strconv.FormatInt(usage-*m.Limit, 10))
+	}
 }
 
 func (g *Group) has(controller string) (v2, ok bool) {

@@ -86,14 +86,29 @@ const unlimited = math.MaxUint64
 // Stats reads the counters of the group and all below it. The files are opened
 // on the first call and kept until Close, Remove, or until the group is gone,
 // which wraps fs.ErrNotExist. Calls take turns.
-func (g *Group) Stats() (Stats, error) {
+func (g *Group) Stats() (Stats, error) { return readStats(g, transfer) }
+
+// Basic is Stats without what only metrics tell: of CPU the use and its pressure, of memory and swap everything, of tasks the
+// count, of IO the pressure. That is what lists are asked for every few seconds, and costs about half.
+func Basic(g *Group) (Stats, error) { return readStats(g, basic) }
+
+// level says who wants a file: everybody, Stats, or only who does not have the same from somewhere else.
+type level uint8
+
+const (
+	basic level = iota
+	more
+	transfer // of all devices together, which DetailOf has of each
+)
+
+func readStats(g *Group, upTo level) (Stats, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stats == nil {
 		g.stats = openStats(g)
 	}
 	s := Stats{Time: time.Now(), Memory: MemoryStats{Limit: unlimited}, Pids: PidsStats{Limit: unlimited}}
-	err := g.stats.read(&s)
+	err := g.stats.read(&s, upTo)
 	if err != nil {
 		g.stats.close()
 		g.detail.close()
@@ -115,6 +130,7 @@ type statFiles struct {
 
 type statFile struct {
 	fd    int
+	level level
 	parse func(text []byte, s *Stats)
 }
 
@@ -122,6 +138,7 @@ type statFile struct {
 type source struct {
 	controller string
 	file       string
+	level      level
 	parse      func(text []byte, s *Stats)
 }
 
@@ -138,7 +155,7 @@ func openStats(g *Group) *statFiles {
 		if err != nil {
 			continue
 		}
-		st.files = append(st.files, statFile{fd: fd, parse: src.parse})
+		st.files = append(st.files, statFile{fd: fd, level: src.level, parse: src.parse})
 	}
 	return st
 }
@@ -146,14 +163,17 @@ func openStats(g *Group) *statFiles {
 func sources(g *Group) []source {
 	var all []source
 	add := func(controller, file string, parse func([]byte, *Stats)) {
-		all = append(all, source{controller, file, parse})
+		all = append(all, source{controller, file, basic, parse})
+	}
+	rare := func(l level, controller, file string, parse func([]byte, *Stats)) {
+		all = append(all, source{controller, file, l, parse})
 	}
 	// cgroup2 counts CPU time without a controller, but in hybrid mode without
 	// the throttling.
 	if g.lay.mode != Unified {
 		add("cpuacct", "cpuacct.usage", parseUsageV1)
-		add("cpuacct", "cpuacct.stat", parseCPUAcct)
-		add("cpu", "cpu.stat", parseCPUV1)
+		rare(more, "cpuacct", "cpuacct.stat", parseCPUAcct)
+		rare(more, "cpu", "cpu.stat", parseCPUV1)
 	} else {
 		add(unifiedName, "cpu.stat", parseCPUV2)
 	}
@@ -171,12 +191,12 @@ func sources(g *Group) []source {
 		add("memory", "memory.memsw.limit_in_bytes", parseSwapV1)
 	}
 	add("pids", "pids.current", func(b []byte, s *Stats) { s.Pids.Current = decimal(b) })
-	add("pids", "pids.max", func(b []byte, s *Stats) { s.Pids.Limit = decimal(b) })
+	rare(more, "pids", "pids.max", func(b []byte, s *Stats) { s.Pids.Limit = decimal(b) })
 	if v2, ok := g.has("io"); ok && v2 {
-		add("io", "io.stat", parseIOV2)
+		rare(transfer, "io", "io.stat", parseIOV2)
 	} else {
-		add("blkio", "blkio.throttle.io_service_bytes_recursive", parseIOBytesV1)
-		add("blkio", "blkio.throttle.io_serviced_recursive", parseIOCountV1)
+		rare(transfer, "blkio", "blkio.throttle.io_service_bytes_recursive", parseIOBytesV1)
+		rare(transfer, "blkio", "blkio.throttle.io_serviced_recursive", parseIOCountV1)
 	}
 	add(unifiedName, "cpu.pressure", func(b []byte, s *Stats) { s.CPU.PSI = parsePSI(b) })
 	add(unifiedName, "memory.pressure", func(b []byte, s *Stats) { s.Memory.PSI = parsePSI(b) })
@@ -184,11 +204,14 @@ func sources(g *Group) []source {
 	return all
 }
 
-func (st *statFiles) read(s *Stats) error {
+func (st *statFiles) read(s *Stats, upTo level) error {
 	if len(st.files) == 0 {
 		return fs.ErrNotExist
 	}
 	for _, f := range st.files {
+		if f.level > upTo {
+			continue
+		}
 		text, err := st.pread(f.fd)
 		if err == unix.EOPNOTSUPP {
 			continue // PSI switched off
@@ -266,7 +289,7 @@ type detailFile struct {
 
 // DetailOf is Stats and more. Files are opened on the first call and kept, as with Stats; errors are those of Stats.
 func DetailOf(g *Group) (Detail, error) {
-	s, err := g.Stats()
+	s, err := readStats(g, more)
 	if err != nil {
 		return Detail{}, err
 	}
@@ -291,6 +314,12 @@ func DetailOf(g *Group) (Detail, error) {
 			return Detail{}, fmt.Errorf("stats of cgroup %s: %w", g.path, err)
 		}
 		f.parse(text, &d)
+	}
+	for _, dev := range d.Devices {
+		d.IO.ReadBytes += dev.ReadBytes
+		d.IO.WriteBytes += dev.WriteBytes
+		d.IO.Reads += dev.Reads
+		d.IO.Writes += dev.Writes
 	}
 	slices.SortFunc(d.Devices, func(a, b DeviceIO) int {
 		return cmp.Or(cmp.Compare(a.Major, b.Major), cmp.Compare(a.Minor, b.Minor))

@@ -29,7 +29,7 @@ func TestStats(t *testing.T) {
 		t.Fatal(err)
 	}
 	spawn(t, g, "x=$(head -c 8M /dev/zero | tr '\\0' x); while :; do :; done")
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		s, err := g.Stats()
 		if err != nil {
@@ -134,7 +134,7 @@ func TestDetail(t *testing.T) {
 	g := newGroup(t)
 	defer g.Close()
 	spawn(t, g, "x=$(head -c 4M /dev/zero | tr '\\0' x); while :; do :; done")
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		d, err := cgroup.DetailOf(g)
 		if err != nil {

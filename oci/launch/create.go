@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -19,6 +20,7 @@ import (
 	"github.com/berth-runtime/berth/oci/launch/hook"
 	"github.com/berth-runtime/berth/oci/launch/plan"
 	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 	"github.com/berth-runtime/berth/oci/launch/spawn"
 	"github.com/berth-runtime/berth/oci/launch/state"
 )
@@ -27,6 +29,7 @@ import (
 type Runtime struct {
 	Root    string       // where containers are kept, one directory each
 	Systemd bool         // cgroupsPath is "slice:prefix:name"
+	Inside  bool         // this process is in the user namespace that config.json asks for
 	Warn    func(string) // what did not work and need not; nil: dropped
 }
 
@@ -35,7 +38,9 @@ type CreateOptions struct {
 	Bundle        string
 	PidFile       string
 	ConsoleSocket string
+	Console       *os.File // connected socket that gets the pty's master if there is one, instead of ConsoleSocket
 	PreserveFDs   int
+	ListenFDs     int    // sockets passed by a service manager from 3 on, before those of PreserveFDs (sd_listen_fds(3))
 	NoFile        uint64 // soft RLIMIT_NOFILE the runtime was started with; 0: not known
 	NoPivot       bool   // ignored: the old root is never reachable
 	NoNewKeyring  bool
@@ -55,7 +60,9 @@ type creation struct {
 	exe     *os.File
 	sources opened
 	meta    string // listenerMetadata of the seccomp profile
+	rdt     *resctrl.Plan
 	child   *child
+	begun   bool // hooks may have run: poststop is due even if create fails (runtime.md, "Lifecycle", 12, 13)
 }
 
 // Create makes a container up to the point where only its program is missing. On error nothing is left.
@@ -94,21 +101,40 @@ func (c *creation) read() error {
 	if c.config, err = plan.Parse(text); err != nil {
 		return err
 	}
-	c.spaces, err = c.config.Spaces()
-	return err
+	if n := c.opts.ListenFDs; n > 0 {
+		c.opts.PreserveFDs += n
+		c.config.Process.Env = append(c.config.Process.Env, "LISTEN_FDS="+strconv.Itoa(n), "LISTEN_PID=1")
+	}
+	if err := checkLabels(c.config.Process, c.config.Linux.MountLabel); err != nil {
+		return err
+	}
+	if c.spaces, err = c.config.Spaces(); err != nil {
+		return err
+	}
+	if c.rt.Inside { // the new user namespace is the one this process has been put in
+		c.spaces.New &^= unix.CLONE_NEWUSER
+	}
+	return nil
 }
 
 // claim takes the id and writes down what would have to be removed if this process ended now.
 func (c *creation) claim() error {
 	var err error
-	if c.sources.console, err = dialConsole(c.opts.ConsoleSocket); err != nil {
+	if c.sources.console, err = openConsole(c.opts.ConsoleSocket, c.opts.Console, c.config.Process.Terminal); err != nil {
 		return err
 	}
-	if c.dir, err = state.Create(c.rt.Root, c.id); err != nil {
+	c.dir, err = state.Create(c.rt.Root, c.id)
+	if errors.Is(err, fs.ErrExist) {
+		return &refusal{c.id, textExist, fs.ErrExist}
+	}
+	if err != nil {
 		return err
 	}
 	c.st = &state.State{ID: c.id, Version: c.config.Version, Bundle: c.opts.Bundle, Rootfs: c.rootfs(), Boot: state.BootID(),
 		Cgroup: c.cgroupPath(), Systemd: c.rt.Systemd, Created: time.Now().UTC(), Owner: "root", Annotations: c.config.Annotations}
+	if err := c.reserve(); err != nil {
+		return err
+	}
 	if err := c.dir.Write(c.st); err != nil {
 		return err
 	}
@@ -123,40 +149,6 @@ func (c *creation) rootfs() string {
 	return filepath.Join(c.opts.Bundle, c.config.Root.Path)
 }
 
-// cgroupPath is never empty: a container without cgroup could not be killed whole.
-func (c *creation) cgroupPath() string {
-	switch p := c.config.Linux.CgroupsPath; {
-	case p == "" && c.rt.Systemd:
-		return "system.slice:berth:" + c.id
-	case p == "":
-		return "/" + c.id
-	case !c.rt.Systemd && p[0] != '/':
-		return "/" + p
-	default:
-		return p
-	}
-}
-
-func (c *creation) driver() cgroup.Driver {
-	if c.rt.Systemd {
-		return cgroup.Systemd
-	}
-	return cgroup.Cgroupfs
-}
-
-func (c *creation) enterCgroup() error {
-	var err error
-	if c.group, err = cgroup.Create(c.st.Cgroup, c.driver()); err != nil {
-		return err
-	}
-	if r := c.config.Linux.Resources; r != nil {
-		limits := *r
-		limits.Devices, limits.Pids = nil, nil // last, in limit: init makes nodes, and has a few threads
-		return c.group.Set(&limits)
-	}
-	return nil
-}
-
 // clone starts the init. It loads its program while this process goes on deciding and opening.
 func (c *creation) clone() error {
 	if score := c.config.Process.OOMScoreAdj; score != nil {
@@ -165,14 +157,16 @@ func (c *creation) clone() error {
 		}
 	}
 	var err error
-	if c.exe, err = openExe(); err != nil {
+	if c.exe, err = c.rt.openExe(c.spaces.User != "" || c.spaces.New&unix.CLONE_NEWUSER != 0); err != nil {
 		return err
 	}
-	entry, err := c.group.Entry()
-	if err != nil {
-		return err
+	var entry cgroup.Entry
+	if c.group != nil {
+		if entry, err = c.group.Entry(); err != nil {
+			return err
+		}
+		defer entry.Close()
 	}
-	defer entry.Close()
 	req := &spawn.Request{Exe: c.exe, New: c.spaces.New &^ unix.CLONE_NEWUSER, Cgroup: entry.Dir}
 	for _, f := range entry.Tasks {
 		req.Tasks = append(req.Tasks, int(f.Fd()))
@@ -180,6 +174,9 @@ func (c *creation) clone() error {
 	if c.spaces.New&unix.CLONE_NEWUSER != 0 {
 		req.NewUser = true
 		req.Maps = func(pid int) error { return writeMaps(pid, c.spaces.UIDs, c.spaces.GIDs) }
+	}
+	if c.spaces.Offsets != "" {
+		req.Offsets = func(pid int) error { return writeOffsets(pid, c.spaces.Offsets) }
 	}
 	files, err := c.join(req)
 	defer closeAll(files)
@@ -191,38 +188,12 @@ func (c *creation) clone() error {
 	return err
 }
 
-// join opens the namespaces to be joined.
-func (c *creation) join(req *spawn.Request) ([]*os.File, error) {
-	var files []*os.File
-	open := func(path string) (*os.File, error) {
-		f, err := os.OpenFile(path, os.O_RDONLY, 0)
-		if err == nil {
-			files = append(files, f)
-		}
-		return f, err
-	}
-	if c.spaces.User != "" {
-		f, err := open(c.spaces.User)
-		if err != nil {
-			return files, fmt.Errorf("linux.namespaces: user: %w", err)
-		}
-		req.User = f
-	}
-	for _, s := range c.spaces.Join {
-		f, err := open(s.Path)
-		if err != nil {
-			return files, fmt.Errorf("linux.namespaces: %w", err)
-		}
-		req.Join = append(req.Join, spawn.Join{FD: int(f.Fd()), Kind: s.Kind})
-		req.Fork = req.Fork || s.Kind == unix.CLONE_NEWPID
-	}
-	return files, nil
-}
-
 // decide makes the plan and opens what it names of the host.
 func (c *creation) decide() error {
-	host := plan.Host{ID: c.id, Bundle: c.opts.Bundle, Unified: c.group.Mode() == cgroup.Unified, CgroupPath: c.group.Path(),
-		CgroupDirs: c.group.Dirs(), Console: c.sources.console != nil, PreserveFDs: uint64(c.opts.PreserveFDs), NoFile: nofile(c.opts.NoFile)}
+	host := plan.Host{ID: c.id, Bundle: c.opts.Bundle, Nested: Nested(), Console: c.sources.console != nil, PreserveFDs: uint64(c.opts.PreserveFDs), NoFile: nofile(c.opts.NoFile)}
+	if c.group != nil {
+		host.Unified, host.CgroupPath, host.CgroupDirs = c.group.Mode() == cgroup.Unified, c.group.Path(), c.group.Dirs()
+	}
 	f, err := c.rt.filter(c.config.Linux.Seccomp)
 	if err != nil {
 		return err
@@ -231,6 +202,9 @@ func (c *creation) decide() error {
 	c.st.Seccomp, c.st.Filter = f.code != nil, f.cache
 	if c.plan, err = c.config.Container(host, c.spaces); err != nil {
 		return err
+	}
+	for _, text := range c.config.Warnings {
+		c.rt.warn(text)
 	}
 	c.plan.Program.Process.Security.Filter, c.meta = f.code, f.metadata
 	if c.opts.NoNewKeyring {
@@ -245,7 +219,15 @@ func (c *creation) send() error {
 		return err
 	}
 	c.st.Pid = c.child.pid()
-	c.group.Settle()
+	if err := c.furnish(); err != nil {
+		return err
+	}
+	if c.group != nil {
+		c.group.Settle()
+	}
+	if err := errors.Join(c.deny(), c.delegate()); err != nil {
+		return err
+	}
 	c.plan.SetState(c.stateJSON(state.Creating), c.stateJSON(state.Created))
 	c.plan.Program.Process.Security.NotifyState = notifyState(c.st, c.st.Pid, c.meta)
 	return c.child.send(&c.plan.Program, c.sources.fds)
@@ -253,6 +235,7 @@ func (c *creation) send() error {
 
 // await listens to the init until it is ready, and runs hooks when it asks for them.
 func (c *creation) await() error {
+	c.begun = true
 	return c.child.converse(c.rt.warn, func(string) error {
 		doc := c.stateJSON(state.Creating)
 		for _, list := range [...][]hook.Hook{c.plan.Hooks.Prestart, c.plan.Hooks.CreateRuntime} {
@@ -266,21 +249,16 @@ func (c *creation) await() error {
 	})
 }
 
-// limit applies what would be in init's way: the device rules and the number of tasks.
-func (c *creation) limit() error {
-	r := c.plan.Resources
-	if r == nil || len(r.Devices) == 0 && r.Pids == nil {
-		return nil
-	}
-	return c.group.Set(&cgroup.Resources{Devices: r.Devices, Pids: r.Pids})
-}
-
 func (c *creation) record() error {
 	_, start, err := state.Stat(c.st.Pid)
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	c.st.StartTime = start
+	c.st.StartTime, c.st.Early = start, &state.Early{}
+	if c.group != nil {
+		c.st.Early.Dirs = cgroup.Directories(c.group)
+	}
+	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop
 	if err := c.dir.Write(c.st); err != nil {
 		return err
@@ -295,9 +273,19 @@ func (c *creation) undo() {
 	if c.child != nil {
 		c.child.kill()
 	}
+	if c.begun {
+		for _, h := range c.plan.Hooks.Poststop {
+			if err := h.Run(c.stateJSON(state.Stopped)); err != nil {
+				c.rt.warn(err.Error())
+			}
+		}
+	}
 	if c.group != nil {
 		c.group.Kill(ctx)
 		c.group.Remove(ctx)
+	}
+	if c.rdt != nil {
+		resctrl.Remove(c.rdt.Remove)
 	}
 	if c.dir != nil {
 		c.dir.Remove()
@@ -360,28 +348,6 @@ func writePidFile(name string, pid int) error {
 		return fmt.Errorf("pid file: %w", err)
 	}
 	return os.Rename(tmp, name)
-}
-
-// dialConsole connects to the socket that gets the pty's master; "" gives nil.
-func dialConsole(path string) (*os.File, error) {
-	if path == "" {
-		return nil, nil
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("console socket: %w", err)
-	}
-	defer dir.Close()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: short}); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("console socket %s: %w", path, err)
-	}
-	return os.NewFile(uintptr(fd), path), nil
 }
 
 func closeAll(files []*os.File) {

@@ -16,6 +16,7 @@ import (
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/plan"
 	"github.com/berth-runtime/berth/oci/launch/program"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 	"github.com/berth-runtime/berth/oci/launch/spawn"
 	"github.com/berth-runtime/berth/oci/launch/state"
 )
@@ -25,7 +26,9 @@ type ExecOptions struct {
 	Process       *specs.Process // what to run
 	PidFile       string
 	ConsoleSocket string
-	Cgroup        string // "[controller:]name" below the container's own
+	Console       *os.File // connected socket that gets the pty's master if there is one, instead of ConsoleSocket
+	IgnorePaused  bool     // go on in a paused container: the process waits until it is resumed
+	Cgroup        string   // "[controller:]name" below the container's own
 	PreserveFDs   int
 	NoFile        uint64
 	NoSeccomp     bool
@@ -67,10 +70,16 @@ func (e *execution) check() error {
 		e.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	}
 	status := e.ctr.Status()
-	if err != nil || status != state.Running && status != state.Created {
-		return fmt.Errorf("container %s is %s: %w", s.ID, status, fs.ErrInvalid)
+	if err != nil {
+		status = state.Stopped
 	}
-	e.console, err = dialConsole(e.opts.ConsoleSocket)
+	if err := mayExec(s.ID, status, e.opts.IgnorePaused); err != nil {
+		return err
+	}
+	if err := checkLabels(e.opts.Process, ""); err != nil {
+		return err
+	}
+	e.console, err = openConsole(e.opts.ConsoleSocket, e.opts.Console, e.opts.Process.Terminal)
 	return err
 }
 
@@ -79,8 +88,12 @@ func (e *execution) plan() error {
 	from := e.opts.Process
 	p.Listen, p.Process.Security.Notify = -1, -1
 	p.Process.KeepFDs = uint64(e.opts.PreserveFDs)
-	if err := plan.Process(from, &p.Process, nofile(e.opts.NoFile)); err != nil {
+	warnings, err := plan.Process(from, &p.Process, nofile(e.opts.NoFile))
+	if err != nil {
 		return err
+	}
+	for _, text := range warnings {
+		e.ctr.rt.warn(text)
 	}
 	switch {
 	case from.Terminal && e.console == nil:
@@ -93,7 +106,39 @@ func (e *execution) plan() error {
 			return err
 		}
 	}
-	mnt, err := os.Open("/proc/" + strconv.Itoa(e.ctr.State.Pid) + "/ns/mnt")
+	if err := e.enter(); err != nil {
+		return err
+	}
+	if err := e.same(); err != nil {
+		return err
+	}
+	if e.console != nil {
+		if err := e.slot(e.console); err != nil {
+			return err
+		}
+		p.Setup = append(p.Setup, plan.Pty(from.ConsoleSize, len(e.fds)-1))
+	}
+	if e.notify > 0 {
+		p.Process.Security.Notify = len(e.fds)
+		e.fds = append(e.fds, e.notify)
+	}
+	p.Slots = len(e.fds)
+	return nil
+}
+
+// same makes sure that what was opened below /proc/PID since check was the container's: while a pidfd can be signalled,
+// its process has not been reaped, so its pid was nobody else's.
+func (e *execution) same() error {
+	if err := unix.PidfdSendSignal(int(e.pidfd.Fd()), 0, nil, 0); err != nil {
+		return fmt.Errorf("container %s ended: %w", e.ctr.State.ID, err)
+	}
+	return nil
+}
+
+// enter has the init join the container's mount namespace, and take its root where that is none of that namespace's.
+func (e *execution) enter() error {
+	proc := "/proc/" + strconv.Itoa(e.ctr.State.Pid)
+	mnt, err := os.Open(proc + "/ns/mnt")
 	if err != nil {
 		return err
 	}
@@ -101,21 +146,16 @@ func (e *execution) plan() error {
 	if err := e.slot(mnt); err != nil {
 		return err
 	}
-	p.Setup = []program.Step{{Op: program.OpKeyring, Slot: -1, Path: "_ses." + e.ctr.State.ID}, {Op: program.OpSetns, Slot: 0}}
-	if from.ExecCPUAffinity != nil && from.ExecCPUAffinity.Initial != "" {
-		p.Setup = append([]program.Step{{Op: program.OpAffinity, Slot: -1, Data: from.ExecCPUAffinity.Initial}}, p.Setup...)
+	e.prog.Setup = []program.Step{{Op: program.OpKeyring, Slot: -1, Path: "_ses." + e.ctr.State.ID}, {Op: program.OpSetns, Slot: 0}}
+	if !e.ctr.State.Adopted {
+		return nil
 	}
-	if e.console != nil {
-		if err := e.slot(e.console); err != nil {
-			return err
-		}
-		p.Setup = append(p.Setup, plan.Pty(from.ConsoleSize, 1))
+	fd, err := unix.Open(proc+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: proc + "/root", Err: err}
 	}
-	if e.notify > 0 {
-		p.Process.Security.Notify = len(e.fds)
-		e.fds = append(e.fds, e.notify)
-	}
-	p.Slots = len(e.fds)
+	e.fds = append(e.fds, fd)
+	e.prog.Setup = append(e.prog.Setup, program.Step{Op: program.OpChroot, Slot: 1, Path: "/"})
 	return nil
 }
 
@@ -190,6 +230,9 @@ func (e *execution) clone() error {
 		}
 		files, req.User = append(files, f), f
 	}
+	if err := e.same(); err != nil {
+		return err
+	}
 	entry, err := e.entry()
 	if err != nil {
 		return err
@@ -204,12 +247,15 @@ func (e *execution) clone() error {
 			e.ctr.rt.warn(err.Error())
 		}
 	}
-	if e.exe, err = openExe(); err != nil {
+	if e.exe, err = e.ctr.rt.openExe(req.User != nil); err != nil {
 		return err
 	}
 	req.Exe = e.exe
-	e.child, err = startInit(req, e.opts.PreserveFDs)
-	return err
+	return initially(e.opts.Process.ExecCPUAffinity, func() error {
+		var err error
+		e.child, err = startInit(req, e.opts.PreserveFDs)
+		return err
+	})
 }
 
 // spaceIDs reads which namespaces a process is in.
@@ -223,6 +269,9 @@ func spaceIDs(pid string) map[string]string {
 
 // entry opens the cgroup the process is to be born in: the container's, or one below it.
 func (e *execution) entry() (cgroup.Entry, error) {
+	if e.ctr.State.Cgroup == "" && e.opts.Cgroup == "" {
+		return cgroup.Entry{}, nil // a container without one
+	}
 	g, err := e.ctr.group()
 	if err == nil && g == nil {
 		err = fmt.Errorf("cgroup %s: %w", e.ctr.State.Cgroup, fs.ErrNotExist)
@@ -246,6 +295,9 @@ func (e *execution) entry() (cgroup.Entry, error) {
 func (e *execution) send() error {
 	if err := e.child.await(); err != nil {
 		return err
+	}
+	if err := resctrl.Enter(e.ctr.State.Tasks, e.child.pid()); err != nil {
+		return fmt.Errorf("linux.intelRdt: %w", err)
 	}
 	e.prog.Process.Security.NotifyState = notifyState(e.ctr.State, e.child.pid(), e.meta)
 	if err := e.child.send(&e.prog, e.fds); err != nil {

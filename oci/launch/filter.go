@@ -2,23 +2,29 @@ package launch
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci/launch/seccomp"
 	"github.com/berth-runtime/berth/oci/launch/state"
 )
 
 // cacheVersion changes with what the compiler makes of a profile.
-const cacheVersion = "1"
+const cacheVersion = "2"
 
 // filter is a compiled profile and where its notify descriptor goes to.
 type filter struct {
@@ -43,6 +49,9 @@ func (r *Runtime) filter(raw json.RawMessage) (filter, error) {
 	if err := json.Unmarshal(raw, &profile); err != nil {
 		return filter{}, fmt.Errorf("linux.seccomp: %w", err)
 	}
+	if profile.ListenerMetadata != "" && profile.ListenerPath == "" {
+		return filter{}, fmt.Errorf("linux.seccomp.listenerMetadata without listenerPath: %w", fs.ErrInvalid)
+	}
 	prog, err := seccomp.Compile(&profile)
 	if err != nil {
 		return filter{}, fmt.Errorf("linux.seccomp: %w", err)
@@ -54,7 +63,7 @@ func (r *Runtime) filter(raw json.RawMessage) (filter, error) {
 			return f, fmt.Errorf("linux.seccomp: SCMP_ACT_NOTIFY without listenerPath: %w", fs.ErrInvalid)
 		}
 	}
-	if writeCache(name, raw, f.code); f.listener == "" {
+	if writeCache(name, raw, f.code) && f.listener == "" {
 		f.cache = name
 	}
 	return f, nil
@@ -74,46 +83,96 @@ func (r *Runtime) cacheName(raw []byte) string {
 	return r.Root + "/.seccomp/" + strconv.FormatUint(h.Sum64(), 16)
 }
 
+// A cached filter is the profile's length, the profile, the code, and a checksum of all that: a file that lost its middle in a
+// crash, as one of zeros would, must not be taken for a filter that allows things.
+func cached(name string) (raw, code []byte) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, nil
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil || st.Uid != uint32(os.Geteuid()) || st.Mode&(unix.S_IFMT|0o022) != unix.S_IFREG {
+		return nil, nil // not of our making
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxCached))
+	if err != nil || len(b) < 8 {
+		return nil, nil
+	}
+	b, sum := b[:len(b)-4], b[len(b)-4:]
+	n := uint64(binary.LittleEndian.Uint32(b))
+	if crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(sum) || n > uint64(len(b)-4) {
+		return nil, nil
+	}
+	raw, code = b[4:4+n], b[4+n:]
+	if _, err := seccomp.Decode(code); err != nil {
+		return nil, nil
+	}
+	return raw, code
+}
+
+// maxCached is more than any: a config.json is not longer.
+const maxCached = 8 << 20
+
 // readCode reads the filter alone, for a profile known to be that file's; nil when that can't be done.
 func readCode(name string) []byte {
-	b, err := os.ReadFile(name)
-	if err != nil || len(b) < 4 {
-		return nil
-	}
-	n := uint64(binary.LittleEndian.Uint32(b))
-	if n > uint64(len(b)-4) {
-		return nil
-	}
-	if _, err := seccomp.Decode(b[4+n:]); err != nil {
-		return nil
-	}
-	return b[4+n:]
+	_, code := cached(name)
+	return code
 }
 
 func readCache(name string, raw []byte) []byte {
-	b, err := os.ReadFile(name)
-	if err != nil || len(b) < 4 {
+	have, code := cached(name)
+	if code == nil || !bytes.Equal(have, raw) {
 		return nil
 	}
-	n := int(binary.LittleEndian.Uint32(b))
-	if n != len(raw) || len(b) < 4+n || !bytes.Equal(b[4:4+n], raw) {
-		return nil
-	}
-	if _, err := seccomp.Decode(b[4+n:]); err != nil {
-		return nil
-	}
-	return b[4+n:]
+	return code
 }
 
-func writeCache(name string, raw, enc []byte) {
+// writeCache reports whether the file holds the filter now. One that holds another profile's, of the same hash, is left
+// alone: a container may have noted its name.
+func writeCache(name string, raw, enc []byte) bool {
+	if have, _ := cached(name); have != nil && !bytes.Equal(have, raw) {
+		return false
+	}
 	dir := filepath.Dir(name)
 	if os.MkdirAll(dir, 0o700) != nil {
-		return
+		return false
 	}
+	evict(dir)
 	b := binary.LittleEndian.AppendUint32(nil, uint32(len(raw)))
 	b = append(append(b, raw...), enc...)
-	tmp := name + "." + strconv.Itoa(os.Getpid())
-	if os.WriteFile(tmp, b, 0o600) != nil || os.Rename(tmp, name) != nil {
-		os.Remove(tmp)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+	tmp, err := os.CreateTemp(dir, "new")
+	if err != nil {
+		return false
+	}
+	_, err = tmp.Write(b)
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), name)
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+	}
+	return err == nil
+}
+
+// maxFilters bounds the cache. Nodes have a handful of profiles; a caller that makes up one per container gets no use of it.
+const maxFilters = 64
+
+// evict makes room for one more by removing the oldest. A container whose filter is gone gets it from its config again.
+func evict(dir string) {
+	entries, _ := os.ReadDir(dir)
+	if len(entries) < maxFilters {
+		return
+	}
+	age := func(e fs.DirEntry) int64 {
+		if info, err := e.Info(); err == nil {
+			return info.ModTime().UnixNano()
+		}
+		return 0
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(age(a), age(b)) })
+	for _, e := range entries[:len(entries)-maxFilters+1] {
+		os.Remove(dir + "/" + e.Name())
 	}
 }

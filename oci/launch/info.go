@@ -3,22 +3,20 @@ package launch
 import (
 	"bytes"
 	"encoding/json"
-	"io"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
+	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/plan"
+	"github.com/berth-runtime/berth/oci/launch/seccomp"
 )
 
-// Features says what this runtime on this kernel can do (features.md).
+// Features says what this runtime understands (features.md): whether the host has it too is another question, but for
+// the flags of seccomp filters that this kernel supports.
 func Features() *features.Features {
 	yes, no := true, false
-	_, systemd := os.Stat("/run/systemd/system")
-	_, apparmor := os.Stat("/sys/kernel/security/apparmor")
-	_, selinux := os.Stat("/sys/fs/selinux")
-	hasSystemd, hasAppArmor, hasSELinux := systemd == nil, apparmor == nil, selinux == nil
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -27,19 +25,15 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
 			Capabilities: plan.Capabilities(),
-			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &hasSystemd, SystemdUser: &no, Rdma: &yes},
-			Seccomp: &features.Seccomp{
-				Enabled: &yes,
-				Actions: []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
-					"SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
-				Operators: []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
-				Archs:     []string{"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"},
-			},
-			Apparmor:        &features.Apparmor{Enabled: &hasAppArmor},
-			Selinux:         &features.Selinux{Enabled: &hasSELinux},
-			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
+			Seccomp: &features.Seccomp{Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(),
+				Archs: seccomp.Architectures(), KnownFlags: seccomp.Flags(), SupportedFlags: seccomp.SupportedFlags()},
+			Apparmor:        &features.Apparmor{Enabled: &yes},
+			Selinux:         &features.Selinux{Enabled: &yes},
+			IntelRdt:        &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: plan.MemoryModes(), Flags: plan.MemoryFlags()},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
-			NetDevices:      &features.NetDevices{Enabled: &no},
+			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
 	}
 }
@@ -50,42 +44,29 @@ func (c *Container) Process() (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := plan.Parse(text)
+	return plan.ParseProcess(text)
+}
+
+// UpdateLimits changes limits that come as values rather than as a document.
+func (c *Container) UpdateLimits(r *specs.LinuxResources) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return c.Update(bytes.NewReader(b))
+}
+
+// Detail is what the container's cgroup counts.
+type Detail = cgroup.Detail
+
+// Detail reads the counters of a container that has not ended.
+func (c *Container) Detail() (*Detail, error) {
+	g, err := c.running()
 	if err != nil {
 		return nil, err
 	}
-	return config.Process, nil
-}
-
-// Limits are the values update takes one by one; zero means not given.
-type Limits struct {
-	Memory, Reservation, Swap, Quota, Pids int64
-	Period, Shares                         uint64
-	Cpus, Mems                             string
-}
-
-// Reader gives the limits as a LinuxResources document.
-func (l *Limits) Reader() io.Reader {
-	r := specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{Cpus: l.Cpus, Mems: l.Mems}}
-	for _, v := range [...]struct {
-		from int64
-		to   **int64
-	}{{l.Memory, &r.Memory.Limit}, {l.Reservation, &r.Memory.Reservation}, {l.Swap, &r.Memory.Swap}, {l.Quota, &r.CPU.Quota}} {
-		if v.from != 0 {
-			*v.to = &v.from
-		}
-	}
-	if l.Period != 0 {
-		r.CPU.Period = &l.Period
-	}
-	if l.Shares != 0 {
-		r.CPU.Shares = &l.Shares
-	}
-	if l.Pids != 0 {
-		r.Pids = &specs.LinuxPids{Limit: &l.Pids}
-	}
-	b, _ := json.Marshal(&r)
-	return bytes.NewReader(b)
+	d, err := cgroup.DetailOf(g)
+	return &d, err
 }
 
 // Example is a config.json to start from: a shell with its own namespaces in ./rootfs.

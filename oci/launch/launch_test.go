@@ -138,6 +138,27 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
+// A user namespace may not mount the procfs of a PID namespace it does not own: the runtime's stands in.
+func TestUserNamespaceHostPid(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "sleep")
+	maps := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 200000, Size: 65536}}
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = maps, maps
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces[1:], specs.LinuxNamespace{Type: "user"})
+	b.create()
+	b.must("start", b.id)
+	seen := decode(t, b.must("exec", b.id, "/probe", "report").out)
+	if status := seen["Status"].(map[string]any); status["Pid"] != fmt.Sprint(seen["Pid"]) || seen["Pid"].(float64) < 2 {
+		t.Errorf("pid %v, of /proc %v", seen["Pid"], status["Pid"])
+	}
+	if r := b.oci("exec", b.id, "/probe", "write", "/proc/sys/kernel/hostname"); r.code == 0 {
+		t.Error("/proc/sys is writable")
+	}
+	if line := fmt.Sprint(seen["Mounts"].(map[string]any)["/proc"]); !strings.Contains(line, "nosuid,nodev,noexec") {
+		t.Errorf("/proc: %s", line)
+	}
+}
+
 func TestJoinedNamespaces(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, "sleep")
@@ -180,7 +201,7 @@ func TestLife(t *testing.T) {
 	b.status("paused")
 	b.must("resume", b.id)
 	b.must("kill", b.id, "KILL")
-	for i := 0; i < 50 && !strings.Contains(b.must("state", b.id).out, "stopped"); i++ {
+	for end := time.Now().Add(time.Minute); !strings.Contains(b.must("state", b.id).out, "stopped") && time.Now().Before(end); {
 		time.Sleep(50 * time.Millisecond)
 	}
 	b.status("stopped")
@@ -263,8 +284,8 @@ func TestCreateErrors(t *testing.T) {
 		"option": {func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"what=1"}})
 		}, "what"},
-		"sysctl": {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.absent": "1"} }, "sysctl kernel/absent"},
-		"cap":    {func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_NONE"} }, "process.capabilities.bounding"},
+		"sysctl": {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.absent": "1"} }, "sysctl net/absent"},
+		"rdt":    {func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "../x"} }, "linux.intelRdt"},
 		"rlimit": {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_WHAT"}} }, "process.rlimits[0]"},
 		"ns":     {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/absent" }, "linux.namespaces"},
 		"nsfile": {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/self/ns/uts" }, "join namespace network"},
@@ -367,5 +388,31 @@ func TestBindDescriptor(t *testing.T) {
 	b.config()
 	if r := b.ociEnv([]*os.File{shm}, "run", "--bundle", b.bundle, b.id); r.out != "shared" {
 		t.Errorf("%d %q %q", r.code, r.out, r.err)
+	}
+}
+
+// unified reaches the cgroup2 tree, of a hybrid host too; a controller that is not in it is refused by name.
+func TestUnified(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, "sleep")
+	root := "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
+		root += "/unified"
+	}
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
+		t.Skip("needs a cgroup2 mount")
+	}
+	b.spec.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"cgroup.max.descendants": "7"}}
+	b.create()
+	if text, _ := os.ReadFile(root + cgroups + "/" + b.id + "/cgroup.max.descendants"); strings.TrimSpace(string(text)) != "7" {
+		t.Errorf("%q", text)
+	}
+	c := newBox(t, "sleep")
+	c.id += "-none"
+	c.spec.Linux.CgroupsPath += "-none"
+	c.spec.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"nothing.max": "7"}}
+	c.config()
+	if r := c.oci("create", "--bundle", c.bundle, c.id); r.code == 0 || !strings.Contains(r.err, "nothing.max") {
+		t.Errorf("%d %q", r.code, r.err)
 	}
 }

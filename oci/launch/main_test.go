@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +29,9 @@ func TestMain(m *testing.M) {
 	bin = dir
 	for name, pkg := range map[string]string{"berth-oci": "../../cmd/berth-oci", "probe": "./testdata/probe"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
+		if name == "berth-oci" && runtime.GOARCH == "amd64" {
+			cmd.Args = slices.Insert(cmd.Args, 2, "-ldflags=-E _berth_entry") // as the Makefile does: package quick
+		}
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			panic(fmt.Sprintf("build %s: %v\n%s", name, err, out))
@@ -146,13 +151,19 @@ func (b *box) oci(args ...string) result { return b.ociEnv(nil, args...) }
 
 func (b *box) ociEnv(extra []*os.File, args ...string) result {
 	b.t.Helper()
+	return b.command(extra, runtimeBin(), append([]string{"--root", b.root}, args...)...)
+}
+
+// command runs a program with files for output.
+func (b *box) command(extra []*os.File, name string, args ...string) result {
+	b.t.Helper()
 	out, _ := os.Create(b.t.TempDir() + "/out")
 	errs, _ := os.Create(b.t.TempDir() + "/err")
 	defer out.Close()
 	defer errs.Close()
-	cmd := exec.Command(runtimeBin(), append([]string{"--root", b.root}, args...)...)
+	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, errs, extra
-	done := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
+	done := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
 	defer done.Stop()
 	cmd.Run()
 	text, _ := os.ReadFile(out.Name())

@@ -27,6 +27,9 @@ type Container struct {
 // Open finds a container; fs.ErrNotExist when there is none of that id.
 func (r *Runtime) Open(id string) (*Container, error) {
 	dir, err := state.Open(r.Root, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &refusal{id, textNotExist, fs.ErrNotExist}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +96,7 @@ func (c *Container) Start(ctx context.Context) error {
 	deadline, _ := ctx.Deadline()
 	err := c.dir.Start(deadline)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("container %s is %s, not created: %w", c.State.ID, c.Status(), fs.ErrInvalid)
+		return mayStart(c.State.ID, c.Status())
 	}
 	if err != nil {
 		return err
@@ -101,10 +104,17 @@ func (c *Container) Start(ctx context.Context) error {
 	for _, h := range c.State.Poststart {
 		b, _ := json.Marshal(ociState(c.State, state.Running))
 		if err := h.Run(b); err != nil {
-			c.rt.warn(err.Error())
+			return errors.Join(fmt.Errorf("poststart: %w", err), c.stop())
 		}
 	}
 	return nil
+}
+
+// stop ends what a poststart hook has condemned (runtime.md, "Lifecycle", 9). It waits for nothing: delete does.
+func (c *Container) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return c.killAll(ctx, unix.SIGKILL)
 }
 
 // Kill sends a signal to the container's process, or with all to each process in its cgroup.
@@ -117,7 +127,7 @@ func (c *Container) Kill(ctx context.Context, sig unix.Signal, all bool) error {
 		defer unix.Close(fd)
 	}
 	if err != nil || !c.State.Alive() {
-		return fmt.Errorf("container %s: not running: %w", c.State.ID, fs.ErrNotExist)
+		return &refusal{c.State.ID, textNotRunning, fs.ErrNotExist}
 	}
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
 		return fmt.Errorf("signal %d: %w", sig, err)
@@ -141,6 +151,9 @@ func (c *Container) thawFor(sig unix.Signal) error {
 }
 
 func (c *Container) killAll(ctx context.Context, sig unix.Signal) error {
+	if c.State.Cgroup == "" {
+		return c.Kill(ctx, sig, false) // all that is known of it
+	}
 	g, err := c.group()
 	if err != nil || g == nil {
 		return err
@@ -148,20 +161,14 @@ func (c *Container) killAll(ctx context.Context, sig unix.Signal) error {
 	if sig == unix.SIGKILL {
 		return g.Kill(ctx)
 	}
-	pids, err := g.Procs()
-	for _, pid := range pids {
-		if e := unix.Kill(pid, sig); e != nil && e != unix.ESRCH {
-			err = errors.Join(err, fmt.Errorf("signal %d to %d: %w", sig, pid, e))
-		}
-	}
-	return err
+	return cgroup.Signal(g, sig)
 }
 
 // Delete removes a container. Without force it must not run; with it whatever is left of it is killed first. What is
 // gone already does not matter, so it works from every half-made state.
 func (c *Container) Delete(ctx context.Context, force bool) error {
 	if s := c.dir.Status(c.State); s != state.Stopped && !force {
-		return fmt.Errorf("container %s is %s, not stopped: %w", c.State.ID, s, fs.ErrInvalid)
+		return &refusal{c.State.ID, "cannot delete container that is not stopped: " + string(s), fs.ErrInvalid}
 	}
 	if err := c.State.End(ctx); err != nil {
 		return err
@@ -175,11 +182,14 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	return c.dir.Remove()
 }
 
-// Pause freezes the container's processes, Resume lets them go on.
+// Pause freezes the container's processes, Resume lets them go on. One that is paused can't be paused again.
 func (c *Container) Pause(ctx context.Context) error {
 	g, err := c.running()
 	if err != nil {
 		return err
+	}
+	if frozen, err := g.Frozen(); err == nil && frozen {
+		return &refusal{c.State.ID, textNotRunning, fs.ErrInvalid}
 	}
 	return g.Freeze(ctx)
 }
@@ -190,20 +200,29 @@ func (c *Container) Resume() error {
 	if err != nil {
 		return err
 	}
+	if frozen, err := g.Frozen(); err == nil && !frozen {
+		return &refusal{c.State.ID, textNotPaused, fs.ErrInvalid}
+	}
 	return g.Thaw()
 }
 
 func (c *Container) running() (*cgroup.Group, error) {
 	s := c.dir.Status(c.State)
+	if c.State.Cgroup == "" && s != state.Stopped {
+		return nil, fmt.Errorf("container %s has no cgroup: %w", c.State.ID, errors.ErrUnsupported)
+	}
 	g, err := c.group()
 	if err == nil && (s != state.Running && s != state.Created || g == nil) {
-		err = fmt.Errorf("container %s is %s: %w", c.State.ID, s, fs.ErrInvalid)
+		err = &refusal{c.State.ID, textNotRunning + ": " + string(s), fs.ErrInvalid}
 	}
 	return g, err
 }
 
 // Procs lists the processes of the container, as pids of the caller's PID namespace.
 func (c *Container) Procs() ([]int, error) {
+	if c.State.Cgroup == "" && c.State.Alive() {
+		return []int{c.State.Pid}, nil // all that is known of it
+	}
 	g, err := c.group()
 	if err != nil || g == nil {
 		return nil, err

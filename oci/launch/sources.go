@@ -55,7 +55,11 @@ func (o *opened) one(s *plan.Source) (int, error) {
 	case plan.Overlay:
 		return o.overlay(s)
 	case plan.Null:
-		return null(s.Path)
+		return device(s.Path, unix.S_IFCHR, unix.Mkdev(1, 3))
+	case plan.Node:
+		return device(s.Path, s.Mode, s.Rdev)
+	case plan.Namespace:
+		return unix.Open(s.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	}
 	return o.bind(s)
 }
@@ -166,16 +170,20 @@ func setattr(fd int, recursive bool, a *unix.MountAttr) error {
 	return unix.MountSetattr(fd, "", flags, a)
 }
 
-// null clones the host's null device, having looked that it is that: character device 1:3.
-func null(path string) (int, error) {
+// device clones the host's device at a path, having looked that it is the one meant.
+func device(path string, kind, rdev uint64) (int, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return -1, &os.PathError{Op: "bind", Path: path, Err: err}
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+	if err := unix.Fstat(fd, &st); err != nil || uint64(st.Mode&unix.S_IFMT) != kind || st.Rdev != rdev {
 		unix.Close(fd)
-		return -1, fmt.Errorf("%s is not the null device: %w", path, fs.ErrInvalid)
+		return -1, fmt.Errorf("%s is not the device %d:%d: %w", path, unix.Major(rdev), unix.Minor(rdev), fs.ErrInvalid)
+	}
+	if err := setattr(fd, false, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+		unix.Close(fd)
+		return -1, &os.PathError{Op: "bind", Path: path, Err: err}
 	}
 	return fd, nil
 }

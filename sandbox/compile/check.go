@@ -88,11 +88,13 @@ func checkPorts(ports []*rt.PortMapping) error {
 			return invalid(field+"host_port", "%d is not a port", p.GetHostPort())
 		case p.GetContainerPort() < 0 || p.GetContainerPort() > 65535:
 			return invalid(field+"container_port", "%d is not a port", p.GetContainerPort())
+		case p.GetHostPort() > 0 && p.GetContainerPort() == 0:
+			return invalid(field+"container_port", "0 is not a port, and host port %d has to lead to one", p.GetHostPort())
 		}
 		if p.GetHostIp() == "" {
 			continue
 		}
-		if _, err := netip.ParseAddr(p.GetHostIp()); err != nil {
+		if ip, err := netip.ParseAddr(p.GetHostIp()); err != nil || ip.Zone() != "" {
 			return invalid(field+"host_ip", "%q is not an address", p.GetHostIp())
 		}
 	}

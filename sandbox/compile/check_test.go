@@ -47,6 +47,8 @@ func TestCheckPod(t *testing.T) {
 		{"dns_config.options: ", func(p p) { p.DnsConfig = &rt.DNSConfig{Options: []string{"a b"}} }},
 		{"port_mappings[0].protocol: ", func(p p) { p.PortMappings = []*rt.PortMapping{{Protocol: 3}} }},
 		{"port_mappings[0].host_port: ", func(p p) { p.PortMappings = []*rt.PortMapping{{HostPort: 65536}} }},
+		{"port_mappings[1].container_port: ", func(p p) { p.PortMappings = []*rt.PortMapping{{}, {HostPort: 80}} }},
+		{"port_mappings[0].host_ip: ", func(p p) { p.PortMappings = []*rt.PortMapping{{HostIp: "fe80::1%eth0"}} }},
 		{"port_mappings[0].container_port: ", func(p p) { p.PortMappings = []*rt.PortMapping{{ContainerPort: -1}} }},
 		{"port_mappings[1].host_ip: ", func(p p) { p.PortMappings = []*rt.PortMapping{{HostIp: "::1"}, {HostIp: "x"}} }},
 		{"linux.cgroup_parent: ", func(p p) { p.Linux.CgroupParent = "/a/../b" }},

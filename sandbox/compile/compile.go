@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -81,10 +82,11 @@ type Paths struct {
 	CgroupsPath string // linux.cgroupsPath, see CgroupsPath
 
 	// Layers of the image, top first, and the writable layer: the root becomes a
-	// mount at "/" for the native runtime. Without Lower the root file system
-	// lies at "rootfs" in the bundle.
+	// mount at "/" for the native runtime. Without Lower the root file system is
+	// mounted at Root for the runtime, in the bundle's "rootfs" where empty.
 	Lower       []string
 	Upper, Work string
+	Root        string
 }
 
 // Options are the operator's choices. The zero value is the default.
@@ -93,7 +95,7 @@ type Options struct {
 	CgroupWritable  bool     // /sys/fs/cgroup is writable without privilege
 	Tun             bool     // /dev/net/tun may be made and used
 	DefaultCaps     []string // capabilities given by default; nil: DefaultCaps()
-	AppArmorProfile string   // RuntimeDefault's name; "": AppArmorDefault
+	AppArmorProfile string   // RuntimeDefault's name; "": AppArmorDefault; Unconfined: none
 	EscapeEnv       bool     // the runtime program decodes EscapedEnv entries
 	// NoHostDevices keeps the host's devices out of privileged containers, whose
 	// device rules are then those of any container.
@@ -127,7 +129,7 @@ func Container(in Input) (*specs.Spec, error) {
 	spec := &specs.Spec{
 		Version: specs.Version,
 		Process: process,
-		Root:    &specs.Root{Path: "rootfs", Readonly: in.security().GetReadonlyRootfs()},
+		Root:    &specs.Root{Path: cmp.Or(in.Paths.Root, "rootfs"), Readonly: in.security().GetReadonlyRootfs()},
 		Linux:   linux,
 	}
 	if spec.Mounts, err = in.mounts(); err != nil {

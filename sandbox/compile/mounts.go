@@ -13,10 +13,12 @@ import (
 )
 
 // ImageVolume is the content of an image mount, the sub path already applied:
-// directories to merge, top first, or one file.
+// directories to merge, top first, or one file. Dir is where the runtime program
+// sees several layers merged and id-mapped already, "" where it merges them itself.
 type ImageVolume struct {
 	Layers []string
 	File   string
+	Dir    string
 }
 
 // mounts lists all mounts in the order in which they are made: parents before
@@ -250,6 +252,9 @@ func (in *Input) imageMount(m *rt.Mount, v ImageVolume) (specs.Mount, error) {
 	switch {
 	case v.File != "":
 		mount.Type, mount.Source = "bind", v.File
+	case v.Dir != "":
+		mount.Type, mount.Source = "bind", v.Dir
+		mount.UIDMappings, mount.GIDMappings = nil, nil
 	case len(v.Layers) == 1:
 		mount.Type, mount.Source = "bind", v.Layers[0]
 	case len(v.Layers) == 0:

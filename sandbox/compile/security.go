@@ -15,6 +15,10 @@ import (
 // host with AppArmor; whoever starts it sees to it that the profile is loaded.
 const AppArmorDefault = "berth-default"
 
+// Unconfined as Options.AppArmorProfile is for a host whose kernel has AppArmor
+// but where the default profile can't be loaded.
+const Unconfined = "unconfined"
+
 // Label is an SELinux label pair: "user:role:type:level" for processes and for files.
 type Label struct{ Process, Mount string }
 
@@ -181,6 +185,8 @@ func (in *Input) appArmor() (string, error) {
 		}
 		return p.ref, nil
 	case p.kind == rt.SecurityProfile_Unconfined || !in.Host.AppArmor:
+		return "", nil
+	case in.Options.AppArmorProfile == Unconfined:
 		return "", nil
 	case in.Options.AppArmorProfile != "":
 		return in.Options.AppArmorProfile, nil

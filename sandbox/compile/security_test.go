@@ -229,6 +229,11 @@ func TestAppArmor(t *testing.T) {
 	if spec, err := compile.Container(in); err != nil || spec.Process.ApparmorProfile != "own" {
 		t.Error(err)
 	}
+	// The default profile can't be loaded: only what a container names itself counts.
+	in.Options.AppArmorProfile = compile.Unconfined
+	if spec, err := compile.Container(in); err != nil || spec.Process.ApparmorProfile != "" {
+		t.Errorf("without a default: %v, %v", spec.Process.ApparmorProfile, err)
+	}
 }
 
 func TestLabel(t *testing.T) {

@@ -21,6 +21,7 @@ type Broadcaster struct {
 	mu   sync.Mutex
 	subs map[*subscriber]struct{}
 	last int64
+	kept []*rt.ContainerEventResponse
 }
 
 type subscriber struct {
@@ -33,8 +34,7 @@ type subscriber struct {
 func (b *Broadcaster) Publish(e *rt.ContainerEventResponse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e.CreatedAt = max(e.CreatedAt, b.last+1)
-	b.last = e.CreatedAt
+	b.stamp(e)
 	for s := range b.subs {
 		if len(s.queue) >= maxBacklog {
 			s.cut = true
@@ -45,6 +45,23 @@ func (b *Broadcaster) Publish(e *rt.ContainerEventResponse) {
 		case s.wake <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// stamp is called with mu held.
+func (b *Broadcaster) stamp(e *rt.ContainerEventResponse) {
+	e.CreatedAt = max(e.CreatedAt, b.last+1)
+	b.last = e.CreatedAt
+}
+
+// Keep holds an event for the first subscriber: it tells of something that happened while there was no stream to tell
+// it on. Those beyond a subscriber's backlog are dropped, the newest first: whoever subscribes late lists anyway.
+func (b *Broadcaster) Keep(e *rt.ContainerEventResponse) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.kept) < maxBacklog/2 {
+		b.stamp(e)
+		b.kept = append(b.kept, e)
 	}
 }
 
@@ -63,11 +80,12 @@ func (b *Broadcaster) take(s *subscriber) (q []*rt.ContainerEventResponse, cut b
 	return q, s.cut
 }
 
-// Subscribe returns the events from now on (CRI GetContainerEvents). The channel is closed when ctx ends, or when the
+// Subscribe returns the events from now on (CRI GetContainerEvents); for the first subscriber, what was kept comes before. The channel is closed when ctx ends, or when the
 // reader lagged more than a few thousand events behind.
 func (b *Broadcaster) Subscribe(ctx context.Context) <-chan *rt.ContainerEventResponse {
 	s := &subscriber{wake: make(chan struct{}, 1)}
 	b.mu.Lock()
+	s.queue, b.kept = b.kept, nil
 	if b.subs == nil {
 		b.subs = make(map[*subscriber]struct{})
 	}

@@ -165,3 +165,14 @@ func BenchmarkSnapshot(b *testing.B) {
 		}
 	}
 }
+
+// A snapshot's encoding, without the reading.
+func BenchmarkMessage(b *testing.B) {
+	s := full()
+	var m metrics.Message
+	for b.Loop() {
+		m.Pod(s)
+		m.Container("c", s)
+		m.Take("p")
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 func TestReopen(t *testing.T) {
@@ -20,7 +19,7 @@ func TestReopen(t *testing.T) {
 	run(t, m, s)
 	var old []string
 	for range 3 {
-		time.Sleep(50 * time.Millisecond)
+		hasLines(t, s.Log)
 		name := s.Log + "." + strconv.Itoa(len(old))
 		if err := os.Rename(s.Log, name); err != nil {
 			t.Fatal(err)
@@ -49,7 +48,7 @@ func TestReopen(t *testing.T) {
 	}
 	os.Remove(s.Log)
 	os.Rename(keep, s.Log)
-	time.Sleep(20 * time.Millisecond)
+	hasLines(t, s.Log)
 	m.Signal(t.Context(), "r", syscall.SIGTERM)
 	waitExit(t, m, "r")
 	var all strings.Builder
@@ -71,6 +70,12 @@ func TestReopen(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(dir, "elsewhere")); err == nil {
 		t.Error("a file was made through a link")
 	}
+}
+
+// hasLines waits until something is logged.
+func hasLines(t *testing.T, path string) {
+	t.Helper()
+	eventually(t, path+" has lines", func() bool { st, err := os.Stat(path); return err == nil && st.Size() > 0 })
 }
 
 // A log on a full disk is dropped; the container goes on, and so does the log when there is room.

@@ -40,10 +40,10 @@ func TestRunc(t *testing.T) {
 			s.Argv = append(s.Argv, "--console-socket", filepath.Join(dir, "console"))
 			want, wantErr = "out\r\nerr\r\n", ""
 		}
-		// The root file system is mounted where only the runtime sees it; ns.WithOverlay makes these.
+		// The root file system is mounted where only the runtime sees it; ns.WithMounts makes these.
 		s.Path, s.Argv, s.Clone = "/proc/self/exe", append([]string{"berth-monitor: root"}, append(s.Argv, id)...), syscall.CLONE_NEWNS
-		s.Env = append(s.Env, "BERTH_MOUNT="+filepath.Join(bundle, "rootfs"), "BERTH_MOUNT_0=lowerdir+="+filepath.Join(dir, "lower"),
-			"BERTH_MOUNT_1=upperdir="+filepath.Join(dir, "upper"), "BERTH_MOUNT_2=workdir="+filepath.Join(dir, "work"))
+		s.Env = append(s.Env, "BERTH_MOUNT_0=overlay "+filepath.Join(bundle, "rootfs"), "BERTH_MOUNT_1=option lowerdir+="+filepath.Join(dir, "lower"),
+			"BERTH_MOUNT_2=option upperdir="+filepath.Join(dir, "upper"), "BERTH_MOUNT_3=option workdir="+filepath.Join(dir, "work"))
 		run(t, m, s)
 		t.Cleanup(func() { exec.Command(runc, "--root", root, "delete", "--force", id).Run() })
 		if out, err := exec.Command(runc, "--root", root, "start", id).CombinedOutput(); err != nil {

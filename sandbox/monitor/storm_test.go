@@ -38,7 +38,7 @@ func TestStorm(t *testing.T) {
 				t.Errorf("%s ended twice", x.ID)
 			}
 			seen[x.ID] = true
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("%d exits of %d", len(seen), workers*rounds)
 		}
 	}

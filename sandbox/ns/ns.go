@@ -6,7 +6,7 @@
 //	Spec.Spawn ──> the monitor clones the holder ──> it furnishes them and says "ok" ──> Pin ──> its stdin is closed
 //	Dial           a connection from within the pod's network, for port forwarding
 //	Unpin          lets go; the kernel frees what nobody is in
-//	WithOverlay    a program with a root file system that the host does not see
+//	WithMounts     a program with a root file system that the host does not see
 //
 // There is one way with and without user namespaces: clone makes the user namespace first, and the others belong to it.
 // Where the holder stays as the init of a PID namespace, that namespace lives exactly as long as it.
@@ -99,15 +99,25 @@ func (s Spec) Spawn(bin string) (Child, error) {
 	return c, nil
 }
 
-// WithOverlay makes a program that sees an overlay mounted on target, in a mount namespace of its own made for that, so that
-// neither the host nor anything started later has it: what an OCI runtime needs that expects a mounted root file system. The
-// options are overlayfs's, in order, with each layer as "lowerdir+=DIR", the topmost first. argv[0] is an absolute path. Errors
-// of the mount are one line on standard error and exit status 1.
-func WithOverlay(target string, options, argv, env []string) Child {
+// What a program sees that nobody else does, see WithMounts.
+type (
+	Mounts  = hold.Mounts
+	Overlay = hold.Overlay
+	Bind    = hold.Bind
+)
+
+// WithMounts makes a program that sees mounts made for it alone, in a mount namespace of its own: neither the host nor anything
+// started later has them. It is what an OCI runtime needs that expects a mounted root file system. Overlay options are
+// overlayfs's, in order, with each layer as "lowerdir+=DIR", the topmost first. argv[0] is an absolute path. Errors of the
+// mounts are one line on standard error and exit status 1.
+//
+// The mount that a target lies on should be private, or else becomes a slave in that namespace, where a volume on it can't
+// propagate to the host.
+func WithMounts(m Mounts, argv, env []string) Child {
 	return Child{
 		Path:  "/proc/self/exe",
 		Argv:  append([]string{hold.NameRoot}, argv...),
-		Env:   append(hold.Overlay{Target: target, Options: options}.Env(), env...),
+		Env:   append(m.Env(), env...),
 		Clone: unix.CLONE_NEWNS,
 	}
 }

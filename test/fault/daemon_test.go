@@ -55,7 +55,7 @@ func (d *daemon) launch() {
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 5 * time.Second, Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}}))
 	d.must(err)
 	d.cri, d.images = rt.NewRuntimeServiceClient(d.conn), rt.NewImageServiceClient(d.conn)
-	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), time.Minute)
 	defer cancel()
 	if _, err = d.cri.Version(ctx, &rt.VersionRequest{}, grpc.WaitForReady(true)); err != nil {
 		d.t.Fatalf("the daemon does not answer: %v\n%s", err, d.log)
@@ -76,7 +76,7 @@ func (d *daemon) end() {
 	if d.conn == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if pods, err := d.cri.ListPodSandbox(ctx, &rt.ListPodSandboxRequest{}); err == nil {
 		for _, p := range pods.Items {
@@ -141,14 +141,14 @@ func (d *daemon) walk(ctx context.Context) error {
 		return err
 	}
 	if id != "" {
-		r, err := d.cri.ExecSync(ctx, &rt.ExecSyncRequest{ContainerId: id, Cmd: []string{"say", "here"}, Timeout: 10})
+		r, err := d.cri.ExecSync(ctx, &rt.ExecSyncRequest{ContainerId: id, Cmd: []string{"say", "here"}, Timeout: 60})
 		if err != nil {
 			return err
 		}
 		if string(r.Stdout) != "here" {
 			return fmt.Errorf("exec said %q", r.Stdout)
 		}
-		if _, err := d.cri.StopContainer(ctx, &rt.StopContainerRequest{ContainerId: id, Timeout: 10}); err != nil {
+		if _, err := d.cri.StopContainer(ctx, &rt.StopContainerRequest{ContainerId: id, Timeout: 60}); err != nil {
 			return err
 		}
 		s, err := d.cri.ContainerStatus(ctx, &rt.ContainerStatusRequest{ContainerId: id})
@@ -236,7 +236,7 @@ func (d *daemon) logGrows(ctx context.Context) error {
 		return st.Size()
 	}
 	before := size()
-	for range 2000 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if size() > before {
 			return nil
 		}

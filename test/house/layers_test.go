@@ -24,14 +24,17 @@ oci/cgroup/systemd < oci/cgroup;
 # The OCI runtime specification.
 github.com/opencontainers/runtime-spec < oci, sandbox/compile;
 golang.org/x/sys < oci/launch/program, oci/launch/spawn;
+oci/launch/quick < cmd/berth-oci;
 oci/launch/nofile < cmd/berth-oci, oci/launch, oci/launch/plan;
 oci/launch/program < oci/launch/hook;
 golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/seccomp;
 oci/launch/hook, oci/launch/seccomp < oci/launch/inside;
-oci/launch/hook, oci/cgroup < oci/launch/state;
+golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/resctrl;
+oci/launch/hook, oci/launch/resctrl, oci/cgroup < oci/launch/state;
 github.com/opencontainers/runtime-spec, oci/cgroup, oci/launch/hook < oci/launch/plan;
-oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/cgroup < oci/launch;
-oci, oci/launch < cmd/berth-oci;
+golang.org/x/sys < oci/launch/netdevice;
+oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/launch/netdevice, oci/cgroup < oci/launch;
+oci, oci/launch, oci/launch/criu < cmd/berth-oci;
 oci/launch < oci;
 
 # Images.
@@ -57,14 +60,16 @@ google.golang.org/protobuf < k8s.io/cri-api;
 k8s.io/cri-api, github.com/opencontainers/runtime-spec, github.com/moby/profiles < sandbox/compile;
 github.com/containerd/cgroups, golang.org/x/sys, sandbox/compile < sandbox/host;
 k8s.io/cri-api < sandbox/event;
+golang.org/x/sys < sandbox/checkpoint;
 k8s.io/cri-api, oci/cgroup, sandbox/ns < sandbox/metrics;
 tags.cncf.io/container-device-interface, github.com/opencontainers/runtime-spec < sandbox/cdi;
 golang.org/x/sync, k8s.io/cri-api < sandbox;
 image, netplugin, oci, oci/cgroup, sandbox/ns, sandbox/monitor, sandbox/compile < sandbox;
-sandbox/cdi, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
+oci, sandbox/host, sandbox/ns < sandbox/handler;
+sandbox/cdi, sandbox/checkpoint, sandbox/handler, sandbox/host, sandbox/event, sandbox/metrics, sandbox/operation < sandbox;
 k8s.io/cri-streaming, k8s.io/streaming, k8s.io/apimachinery, k8s.io/utils, k8s.io/klog, github.com/gorilla/websocket, sandbox < cri/stream;
 google.golang.org/grpc, sandbox, cri/stream < cri;
-cri, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
+cri, oci/apparmor, github.com/BurntSushi/toml, google.golang.org/grpc, golang.org/x/sync < cmd/berth;
 `
 
 // never are arrows that must not exist even though the table's transitivity would allow them: from (with all below it), to.

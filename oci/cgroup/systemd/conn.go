@@ -63,7 +63,15 @@ func Dial(ctx context.Context, sockets ...string) (*Conn, error) {
 		}
 		errs = append(errs, err)
 	}
-	err := errors.Join(errs...)
+	// The first socket's reason is the one that counts; of one that is merely absent the last speaks as well as the first.
+	// (Joined errors are lines, and of a runtime's output only the last line is passed on.)
+	err := errs[0]
+	for _, e := range errs {
+		if !errors.Is(e, fs.ErrNotExist) {
+			err = e
+			break
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}

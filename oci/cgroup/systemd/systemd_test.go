@@ -121,7 +121,7 @@ func TestStartScope(t *testing.T) {
 				}
 				return c.answers
 			})
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			conn, err := Dial(ctx, "/nonexistent", socket)
 			if err != nil {

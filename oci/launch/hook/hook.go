@@ -1,8 +1,8 @@
 // Package hook runs the hooks of a container (runtime specification, config.md, "POSIX-platform Hooks").
 //
 // A hook is a program of the host that is handed the container's state on its standard input. It must end with status
-// 0 within its timeout; otherwise it is killed and the operation it belongs to does not succeed, poststart and poststop
-// excepted, where that is a warning. Hooks of one kind run one after the other, in their order.
+// 0 within its timeout; otherwise it is killed and the operation it belongs to does not succeed, poststop excepted,
+// where that is a warning. Hooks of one kind run one after the other, in their order.
 //
 // createContainer and startContainer hooks run inside of the container's namespaces and reach the init as steps of its
 // program; all others are run by the runtime itself.

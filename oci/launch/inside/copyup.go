@@ -13,7 +13,7 @@ import (
 // walked by descriptors, links are copied as links and nothing else than files, directories and links is copied.
 func (b *box) copyUp(s *program.Step) error {
 	tmp := b.slots[s.Slot]
-	target, err := b.root.ensure(s.Path, true)
+	target, err := mountTarget(b, s.Path, true, magic(tmp))
 	if err != nil {
 		return err
 	}

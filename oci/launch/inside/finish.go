@@ -18,11 +18,15 @@ import (
 func (b *box) finish() error {
 	p := &b.prog.Process
 	unix.Umask(int(p.Umask))
+	ownNull()
 	ownStreams(int(p.UID), b.tty)
 	steps := [...]struct {
 		name string
 		do   func() error
 	}{
+		{"descriptors", func() error { // before any filter: profiles older than Linux 5.9 do not know close_range(2)
+			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
+		}},
 		{"schedule", func() error { return schedule(&p.Schedule) }},
 		{"cpu affinity", func() error { return affinity(p.Affinity) }},
 		{"cwd " + p.Cwd, func() error { return b.root.chdir(p.Cwd) }},
@@ -35,16 +39,36 @@ func (b *box) finish() error {
 		{"capabilities", func() error { return capabilities(p.Security.Caps) }},
 		{"no_new_privs", func() error { return noNewPrivs(p.Security.NoNewPrivs) }},
 		{"seccomp", func() error { return b.seccomp(p.Security.NoNewPrivs) }},
-		{"close descriptors", func() error {
-			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
-		}},
 	}
 	for i := range steps {
 		if err := steps[i].do(); err != nil {
 			return fmt.Errorf("%s: %w", steps[i].name, err)
 		}
 	}
+	// startContainer hooks are programs of the container's: they get no more than its process does.
+	if err := b.run(b.prog.Finish); err != nil {
+		return err
+	}
 	return execute(p)
+}
+
+// ownNull replaces a standard stream that is the host's null device by the container's: a descriptor into the host's /dev is
+// a way out of the container, and one that a checkpoint could not write down. Without such a device it stays.
+func ownNull() {
+	for fd := range 3 {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+			continue
+		}
+		own, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return
+		}
+		if unix.Fstat(own, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			unix.Dup3(own, fd, 0)
+		}
+		unix.Close(own)
+	}
 }
 
 // ownStreams gives the standard streams to the container's user, who may want to open /dev/stdout again. Terminals of
@@ -119,10 +143,43 @@ func rlimitWarnings(limits []program.Rlimit) []string {
 	return out
 }
 
-func mayRaise() bool {
+func mayRaise() bool { return granted()&(1<<unix.CAP_SYS_RESOURCE) != 0 }
+
+// granted are the capabilities this thread has: in a container's user namespace all of them.
+func granted() uint64 {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	if unix.Capget(&hdr, &data[0]) != nil {
+		return 0
+	}
+	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
+}
+
+// grantable takes out of the sets what this process has not got itself, and says so: the specification wants a warning,
+// not an error (config.md, "Linux Process", capabilities). Capabilities(7): bounding set and permitted only shrink, and
+// nothing becomes inheritable that is not in the bounding set.
+func grantable(c *program.Capabilities) []string {
+	if c == nil {
+		return nil
+	}
+	have := granted()
+	missing := (c.Bounding | c.Effective | c.Permitted | c.Inheritable | c.Ambient) &^ have
+	for _, set := range [...]*uint64{&c.Bounding, &c.Effective, &c.Permitted, &c.Inheritable, &c.Ambient} {
+		*set &= have
+	}
+	lost := c.Inheritable &^ c.Bounding
+	c.Inheritable &= c.Bounding
+	c.Ambient &= c.Inheritable
+	var out []string
+	for n := range 64 {
+		switch bit := uint64(1) << n; {
+		case missing&bit != 0:
+			out = append(out, fmt.Sprintf("capability %d: not granted: the runtime has not got it", n))
+		case lost&bit != 0:
+			out = append(out, fmt.Sprintf("capability %d: not inheritable: not in the bounding set", n))
+		}
+	}
+	return out
 }
 
 func bounding(c *program.Capabilities) error {
@@ -151,7 +208,9 @@ func user(p *program.Process) error {
 		return err
 	}
 	if p.SetGroups {
-		if err := setgroups(p.Groups); err != nil {
+		// A user namespace whose maps an unprivileged user has written has setgroups denied (user_namespaces(7)). The
+		// groups of that user stay then, which nobody has asked to be others.
+		if err := setgroups(p.Groups); err != nil && (len(p.Groups) > 0 || err != unix.EPERM) {
 			return fmt.Errorf("setgroups: %w", err)
 		}
 	}
@@ -214,6 +273,9 @@ func (b *box) seccomp(now bool) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if s.Notify < 0 {
+		return fmt.Errorf("nobody to notify: %w", os.ErrInvalid)
+	}
 	return unix.Sendmsg(b.slots[s.Notify], s.NotifyState, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
 }
 

@@ -14,14 +14,15 @@ import (
 
 // box is the container under construction.
 type box struct {
-	prog  *program.Program
-	slots []int // descriptors by slot, -1: not filled yet
-	sync  int   // socket to the parent
-	conn  int   // connection of `start`, once there is one
-	root  tree  // the container's root directory
-	proc  int   // a procfs nobody can reach by path, -1
-	label labels
-	tty   bool
+	prog   *program.Program
+	slots  []int // descriptors by slot, -1: not filled yet
+	sync   int   // socket to the parent
+	conn   int   // connection of `start`, once there is one
+	root   tree  // the container's root directory
+	proc   int   // a procfs nobody can reach by path, -1
+	label  labels
+	kernel []attached
+	tty    bool
 }
 
 // Main receives a program over the socket sync and becomes the container's process. It returns an exit code only when
@@ -58,10 +59,7 @@ func (b *box) become() int {
 			return 1
 		}
 	}
-	err := b.run(b.prog.Finish)
-	if err == nil {
-		err = b.finish()
-	}
+	err := b.finish()
 	if b.conn >= 0 {
 		unix.Write(b.conn, []byte(err.Error()))
 	} else {
@@ -87,7 +85,9 @@ func (b *box) wait(listen int) error {
 		}
 		if n == 1 {
 			b.conn = conn
-			return nil
+			// Now, not at the exec: that closes in the order of the numbers, and between conn and this socket the
+			// container would still look created to whoever start has returned to.
+			return unix.Close(listen)
 		}
 		unix.Close(conn)
 	}
@@ -105,7 +105,8 @@ func (b *box) setup() error {
 		return err
 	}
 	b.warn(rlimitWarnings(b.prog.Process.Rlimits)...)
-	return b.root.home(&b.prog.Process)
+	b.warn(grantable(b.prog.Process.Security.Caps)...)
+	return home(b, &b.prog.Process)
 }
 
 // run does the steps; each error carries the step's name and the path or name it worked on.
@@ -134,16 +135,17 @@ var stepNames = [...]string{
 	program.OpMount: "mount", program.OpBind: "bind", program.OpAttr: "mount attributes", program.OpShare: "propagation of",
 	program.OpCopyUp: "copy up", program.OpDevice: "device", program.OpSymlink: "symlink", program.OpMask: "mask",
 	program.OpReadonly: "make read-only", program.OpSysctl: "sysctl", program.OpConsole: "console",
-	program.OpMkdir: "make directory", program.OpSetns: "enter mount namespace", program.OpAffinity: "cpu affinity", program.OpMemPolicy: "memory policy",
+	program.OpTree: "clone root", program.OpChroot: "change root",
+	program.OpMkdir: "make directory", program.OpSetns: "enter mount namespace", program.OpMemPolicy: "memory policy",
 }
 
 func (b *box) step(s *program.Step) error {
 	switch s.Op {
 	case program.OpKeyring, program.OpHostname, program.OpDomainname, program.OpLoopback, program.OpSetns,
-		program.OpAffinity, program.OpMemPolicy, program.OpSysctl:
+		program.OpMemPolicy, program.OpSysctl:
 		return b.stepNamespace(s)
 	case program.OpPropagation, program.OpFilesystem, program.OpRoot, program.OpPivot, program.OpMount, program.OpBind,
-		program.OpAttr, program.OpShare, program.OpCopyUp:
+		program.OpAttr, program.OpShare, program.OpCopyUp, program.OpTree, program.OpChroot:
 		return b.stepMount(s)
 	case program.OpDevice, program.OpSymlink, program.OpMask, program.OpReadonly, program.OpConsole, program.OpMkdir:
 		return b.stepNode(s)
@@ -173,8 +175,6 @@ func (b *box) stepNamespace(s *program.Step) error {
 		return sysctl(proc, s.Path, s.Data)
 	case program.OpSetns:
 		return b.enterMounts(b.slots[s.Slot])
-	case program.OpAffinity:
-		return affinity(s.Data)
 	case program.OpMemPolicy:
 		return memPolicy(int(s.Num), s.Flags, s.Data)
 	}
@@ -234,6 +234,9 @@ func loopback() error {
 // enterMounts moves this thread into a mount namespace; its cwd and root become that namespace's root (setns(2)).
 // The other threads keep the old ones and are never used for paths.
 func (b *box) enterMounts(fd int) error {
+	if lacksHome(&b.prog.Process) {
+		b.procfs() // while the mount namespace is one where a new one may be made; regular says when there is none
+	}
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return err
 	}

@@ -31,10 +31,16 @@ func (b *box) stepMount(s *program.Step) error {
 		return b.attachRoot(b.slots[s.Slot], s.Path)
 	case program.OpPivot:
 		return b.pivot()
+	case program.OpTree:
+		fd, err := unix.OpenTree(int(b.root), "", clone|unix.AT_RECURSIVE)
+		b.slots[s.Slot] = fd
+		return err
+	case program.OpChroot:
+		return b.chroot(b.slots[s.Slot])
 	case program.OpMount:
 		return b.mount(s)
 	case program.OpBind:
-		return b.root.bind(s)
+		return b.bind(s)
 	case program.OpCopyUp:
 		return b.copyUp(s)
 	case program.OpAttr, program.OpShare:
@@ -104,8 +110,18 @@ func (b *box) pivot() error {
 	return unix.Chdir("/")
 }
 
-// mount attaches the tree in a slot. File systems of the kernel's own, procfs and sysfs, go on ordinary directories
-// only: an image that has a link there wants them somewhere else.
+// chroot makes a tree that need not be attached anywhere the root. Unlike a directory of the old root it cannot be left
+// with "..": it has no parent.
+func (b *box) chroot(fd int) error {
+	if err := unix.Fchdir(fd); err != nil {
+		return err
+	}
+	b.root = tree(fd)
+	return unix.Chroot(".")
+}
+
+// mount attaches the tree in a slot. The roots of procfs and sysfs are remembered: masks below them are put on what was
+// attached, wherever it is by then.
 func (b *box) mount(s *program.Step) error {
 	fd := b.slots[s.Slot]
 	dir, err := isDir(fd)
@@ -113,22 +129,66 @@ func (b *box) mount(s *program.Step) error {
 		return err
 	}
 	kind := magic(fd)
-	if kind == unix.PROC_SUPER_MAGIC || kind == unix.SYSFS_MAGIC {
-		if link, err := b.root.open(s.Path, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS); err == nil {
-			unix.Close(link)
-		} else if err == unix.ELOOP {
-			return fmt.Errorf("target is a symbolic link: %w", err)
-		}
-	}
-	target, err := b.root.ensure(s.Path, dir)
+	target, err := mountTarget(b, s.Path, dir, kind)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(target)
-	if kind != unix.PROC_SUPER_MAGIC && magic(target) == unix.PROC_SUPER_MAGIC && !coverable(s.Path) {
-		return fmt.Errorf("target is inside of /proc: %w", fs.ErrPermission)
+	if err := attach(fd, target); err != nil {
+		return err
 	}
-	return attach(fd, target)
+	if dir && ofKernel(kind) {
+		b.kernel = append(b.kernel, attached{path.Clean("/" + s.Path), tree(fd)})
+	}
+	return nil
+}
+
+// attached is a file system of the kernel's own and where it was asked for.
+type attached struct {
+	path string
+	root tree
+}
+
+func ofKernel(kind int64) bool { return kind == unix.PROC_SUPER_MAGIC || kind == unix.SYSFS_MAGIC }
+
+// mountTarget returns a descriptor of what a file system of some kind is attached to, made when it is missing.
+//
+// procfs and sysfs go on ordinary directories only: an image that has a link there, or puts one there meanwhile, wants
+// them somewhere else, with the masks on a directory of its own (CVE-2019-19921, CVE-2023-27561). And nothing but a few files
+// that only inform is covered in a procfs, whichever way the path goes there.
+func mountTarget(b *box, name string, dir bool, kind int64) (int, error) {
+	if ofKernel(kind) {
+		fd, err := b.root.open(name, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
+		if err == unix.ENOENT {
+			if fd, err = b.root.ensure(name, dir); err != nil {
+				return -1, err
+			}
+			unix.Close(fd)
+			fd, err = b.root.open(name, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
+		}
+		if err == unix.ELOOP {
+			return -1, fmt.Errorf("target is a symbolic link: %w", err)
+		}
+		return fd, err
+	}
+	fd, err := b.root.ensure(name, dir)
+	if err == nil && magic(fd) == unix.PROC_SUPER_MAGIC && !coverable(name) {
+		unix.Close(fd)
+		return -1, fmt.Errorf("target is inside of /proc: %w", fs.ErrPermission)
+	}
+	return fd, err
+}
+
+// below opens a path that is to be masked or made read-only. One below procfs or sysfs is resolved from that file
+// system's own root, so that no directory of the image's can stand in for it.
+func below(b *box, name string) (int, error) {
+	name = path.Clean("/" + name)
+	for i := len(b.kernel) - 1; i >= 0; i-- {
+		if rest, ok := strings.CutPrefix(name, b.kernel[i].path+"/"); ok {
+			return b.kernel[i].root.open(rest, unix.O_PATH, 0)
+		}
+	}
+	return b.root.open(name, unix.O_PATH, 0)
 }
 
 // coverable lists what of /proc may be covered: files that only inform.
@@ -149,8 +209,8 @@ func attach(fd, target int) error {
 }
 
 // bind repeats a part of the container's own tree somewhere else in it.
-func (t tree) bind(s *program.Step) error {
-	from, err := t.open(s.Data, unix.O_PATH, 0)
+func (b *box) bind(s *program.Step) error {
+	from, err := b.root.open(s.Data, unix.O_PATH, 0)
 	if err != nil {
 		return err
 	}
@@ -169,7 +229,7 @@ func (t tree) bind(s *program.Step) error {
 			return err
 		}
 	}
-	target, err := t.ensure(s.Path, dir)
+	target, err := mountTarget(b, s.Path, dir, magic(copied))
 	if err != nil {
 		return err
 	}
@@ -187,12 +247,12 @@ func (t tree) attr(s *program.Step) error {
 		}
 		defer unix.Close(fd)
 	}
-	a := unix.MountAttr{Attr_set: s.Flags}
+	a := unix.MountAttr{Attr_set: s.Flags, Attr_clr: uint64(s.Num) >> 1}
 	if s.Op == program.OpShare {
 		a = unix.MountAttr{Propagation: s.Flags &^ unix.MS_REC}
 	}
 	flags := uint(unix.AT_EMPTY_PATH)
-	if s.Num != 0 {
+	if s.Num&1 != 0 {
 		flags |= unix.AT_RECURSIVE
 	}
 	return unix.MountSetattr(fd, "", flags, &a)

@@ -19,7 +19,7 @@ func (b *box) stepNode(s *program.Step) error {
 	case program.OpMask:
 		return b.mask(s)
 	case program.OpReadonly:
-		return b.root.readonly(s.Path)
+		return readonly(b, s.Path)
 	case program.OpConsole:
 		return b.console(s)
 	case program.OpMkdir:
@@ -81,7 +81,7 @@ func (t tree) symlink(s *program.Step) error {
 // mask covers a path: a directory with an empty read-only one, anything else with the null device. Both come from
 // outside, so a container that brings its own /dev/null changes nothing. What does not exist needs no mask.
 func (b *box) mask(s *program.Step) error {
-	target, err := b.root.open(s.Path, unix.O_PATH, 0)
+	target, err := below(b, s.Path)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil
 	}
@@ -119,8 +119,8 @@ func (b *box) attachCopy(slot, target int) error {
 	return attach(copied, target)
 }
 
-func (t tree) readonly(name string) error {
-	target, err := t.open(name, unix.O_PATH, 0)
+func readonly(b *box, name string) error {
+	target, err := below(b, name)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil
 	}
@@ -176,7 +176,7 @@ func (b *box) console(s *program.Step) error {
 		}
 	}
 	if s.Data == "create" {
-		if err := b.root.bindConsole(slave); err != nil {
+		if err := bindConsole(b, slave); err != nil {
 			return err
 		}
 	}
@@ -196,13 +196,13 @@ func (b *box) takeTerminal(slave int) error {
 	return unix.IoctlSetInt(0, unix.TIOCSCTTY, 0)
 }
 
-func (t tree) bindConsole(slave int) error {
+func bindConsole(b *box, slave int) error {
 	copied, err := unix.OpenTree(slave, "", clone)
 	if err != nil {
 		return fmt.Errorf("open_tree: %w", err)
 	}
 	defer unix.Close(copied)
-	target, err := t.ensure("/dev/console", false)
+	target, err := mountTarget(b, "/dev/console", false, 0)
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,6 @@ package inside
 
 import (
 	"fmt"
-	"io/fs"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -33,7 +30,7 @@ func affinity(list string) error {
 	if list == "" {
 		return nil
 	}
-	cpus, err := numbers(list)
+	cpus, err := program.Numbers(list)
 	if err != nil {
 		return err
 	}
@@ -47,7 +44,7 @@ func affinity(list string) error {
 func memPolicy(mode int, flags uint64, nodes string) error {
 	var mask []uint64
 	if nodes != "" {
-		list, err := numbers(nodes)
+		list, err := program.Numbers(nodes)
 		if err != nil {
 			return err
 		}
@@ -57,35 +54,4 @@ func memPolicy(mode int, flags uint64, nodes string) error {
 		}
 	}
 	return setMemPolicy(uint64(mode)|flags, mask)
-}
-
-// numbers reads a list such as "0-3,7": ascending result, at most 4096 and below 65536.
-func numbers(list string) ([]uint64, error) {
-	var out []uint64
-	for _, part := range strings.Split(list, ",") {
-		low, high, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		a, err := strconv.ParseUint(low, 10, 16)
-		if err != nil {
-			return nil, fmt.Errorf("list %q: %w", list, fs.ErrInvalid)
-		}
-		b := a
-		if isRange {
-			if b, err = strconv.ParseUint(high, 10, 16); err != nil || b < a {
-				return nil, fmt.Errorf("list %q: %w", list, fs.ErrInvalid)
-			}
-		}
-		for n := a; n <= b && len(out) < 4096; n++ {
-			out = append(out, n)
-		}
-	}
-	return sorted(out), nil
-}
-
-func sorted(n []uint64) []uint64 {
-	for i := 1; i < len(n); i++ {
-		for j := i; j > 0 && n[j] < n[j-1]; j-- {
-			n[j], n[j-1] = n[j-1], n[j]
-		}
-	}
-	return n
 }

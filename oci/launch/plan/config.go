@@ -12,10 +12,18 @@ import (
 	"github.com/berth-runtime/berth/oci/cgroup"
 )
 
-// Config is a config.json with its seccomp section left alone.
+// Config is a config.json with its seccomp section left alone, and the sections of other systems: to decode into a type,
+// package encoding/json first looks at all types that it holds, and theirs are a third of all.
 type Config struct {
 	specs.Spec
-	Linux Linux `json:"linux"`
+	Solaris json.RawMessage `json:"solaris,omitempty"`
+	Windows json.RawMessage `json:"windows,omitempty"`
+	VM      json.RawMessage `json:"vm,omitempty"`
+	ZOS     json.RawMessage `json:"zos,omitempty"`
+	FreeBSD json.RawMessage `json:"freebsd,omitempty"`
+
+	Linux    Linux    `json:"linux"`
+	Warnings []string `json:"-"` // what is not as the config says and need not stop the container
 }
 
 // Linux is the section of that name.
@@ -37,6 +45,20 @@ func Parse(text []byte) (*Config, error) {
 	return c, c.check()
 }
 
+// ParseProcess reads no more of a config.json than its process, for an exec.
+func ParseProcess(text []byte) (*specs.Process, error) {
+	var c struct {
+		Process *specs.Process `json:"process"`
+	}
+	if err := json.Unmarshal(text, &c); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	if c.Process == nil {
+		return nil, invalid("process: missing")
+	}
+	return c.Process, checkProcess(c.Process)
+}
+
 func (c *Config) check() error {
 	switch {
 	case !strings.HasPrefix(c.Version, "1."):
@@ -47,13 +69,12 @@ func (c *Config) check() error {
 		return invalid("process: missing")
 	}
 	for _, refused := range [...]struct {
-		set  bool
-		name string
+		section json.RawMessage
+		name    string
 	}{
-		{c.Solaris != nil, "solaris"}, {c.Windows != nil, "windows"}, {c.VM != nil, "vm"}, {c.ZOS != nil, "zos"},
-		{c.Linux.IntelRdt != nil, "linux.intelRdt"}, {len(c.Linux.NetDevices) > 0, "linux.netDevices"}, {len(c.Linux.TimeOffsets) > 0, "linux.timeOffsets"},
+		{c.Solaris, "solaris"}, {c.Windows, "windows"}, {c.VM, "vm"}, {c.ZOS, "zos"}, {c.FreeBSD, "freebsd"},
 	} {
-		if refused.set {
+		if len(refused.section) > 0 && string(refused.section) != "null" {
 			return unsupported(refused.name)
 		}
 	}
@@ -63,15 +84,31 @@ func (c *Config) check() error {
 	if p := c.Linux.RootfsPropagation; p != "" && propagationWord(p) == 0 {
 		return invalid("linux.rootfsPropagation %q: not known", p)
 	}
-	if p := c.Linux.MemoryPolicy; p != nil && index(memModes[:], string(p.Mode)) < 0 {
-		return invalid("linux.memoryPolicy.mode %q: not known", p.Mode)
+	if name := c.Process.User.Username; name != "" {
+		c.warn("process.user.username %q: of Windows; uid and gid count", name)
 	}
-	for i, m := range c.Mounts {
-		if !strings.HasPrefix(m.Destination, "/") || strings.ContainsRune(m.Destination, 0) {
-			return invalid("mounts[%d].destination %q: not an absolute path", i, m.Destination)
+	if err := c.checkAllMaps(); err != nil {
+		return err
+	}
+	return c.checkMounts()
+}
+
+func (c *Config) checkMounts() error {
+	for i := range c.Mounts {
+		m := &c.Mounts[i]
+		if m.Destination == "" || strings.ContainsRune(m.Destination, 0) {
+			return invalid("mounts[%d].destination %q: not a path", i, m.Destination)
+		}
+		if m.Destination[0] != '/' { // allowed still, deprecated (config.md, "Mounts")
+			c.warn("mounts[%d].destination %q: relative, taken from /", i, m.Destination)
+			m.Destination = "/" + m.Destination
 		}
 	}
 	return nil
+}
+
+func (c *Config) warn(format string, args ...any) {
+	c.Warnings = append(c.Warnings, "config.json: "+fmt.Sprintf(format, args...))
 }
 
 // escapedEnv opens an entry of process.env that is not UTF-8 and so cannot stand in JSON; the base64 of its bytes follows. A NUL

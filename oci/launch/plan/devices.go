@@ -97,7 +97,7 @@ func (m *maker) device(i int, d specs.LinuxDevice) (program.Step, error) {
 // node makes a device, or in a user namespace, where nodes can't be made, binds the host's of the same path.
 func (m *maker) node(p string, mode, rdev uint64, owner []string, field string) program.Step {
 	if m.user && mode&unix.S_IFMT != unix.S_IFIFO {
-		slot := m.source(Source{Kind: Bind, Path: p, Field: field, Propagation: unix.MS_PRIVATE})
+		slot := m.source(Source{Kind: Node, Path: p, Field: field, Mode: mode & unix.S_IFMT, Rdev: rdev})
 		return program.Step{Op: program.OpMount, Slot: slot, Path: p}
 	}
 	return program.Step{Op: program.OpDevice, Slot: -1, Path: p, Flags: mode, Num: int64(rdev), List: owner}

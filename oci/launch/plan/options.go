@@ -17,6 +17,8 @@ type options struct {
 	propagation      uint64
 	copyUp           bool
 	idmap, recIDMap  bool
+	remount          bool
+	super            []string // flags of the file system itself, which a bind cannot change
 	data             []string // for the file system
 }
 
@@ -97,8 +99,13 @@ func (o *options) word(w string) bool {
 		o.idmap = true
 	case "ridmap":
 		o.idmap, o.recIDMap = true, true
-	case "defaults", "async", "nolazytime", "nomand", "noiversion", "loud", "remount", "":
-		// what holds anyway
+	case "remount":
+		o.remount = true
+	case "sync", "dirsync", "lazytime", "mand":
+		o.super = append(o.super, w)
+	case "defaults", "async", "nolazytime", "nomand", "noiversion", "loud", "silent", "iversion", "":
+		// What holds anyway. silent asks for fewer messages in the kernel's log. iversion: file systems that count
+		// versions of inodes do so always (ext4 since Linux 6.1, tmpfs since 6.3), and fsconfig(2) has no such flag.
 	default:
 		return false
 	}
@@ -141,8 +148,9 @@ func apply(set, clear *uint64, a *attrWord) {
 
 // MountOptions lists the words understood by this package, whatever the file system.
 func MountOptions() []string {
-	out := []string{"async", "bind", "defaults", "idmap", "nolazytime", "private", "rbind", "ridmap", "rprivate", "rshared",
-		"rslave", "runbindable", "shared", "slave", "tmpcopyup", "unbindable"}
+	out := []string{"async", "bind", "defaults", "dirsync", "idmap", "iversion", "lazytime", "loud", "mand", "noiversion", "nolazytime",
+		"nomand", "private", "rbind", "remount", "ridmap", "rprivate", "rshared", "rslave", "runbindable", "shared", "silent", "slave",
+		"sync", "tmpcopyup", "unbindable"}
 	for _, a := range attrWords {
 		out = append(out, a.name, "r"+a.name)
 	}

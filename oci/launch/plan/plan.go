@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sort"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -18,6 +16,7 @@ import (
 // Host is what has to be known of the host to decide.
 type Host struct {
 	ID, Bundle  string
+	Nested      bool              // the runtime is in a user namespace itself
 	Unified     bool              // cgroup v2 only
 	CgroupPath  string            // of the container
 	CgroupDirs  map[string]string // its directories by controller, cgroup2 under ""
@@ -31,12 +30,14 @@ type Host struct {
 type Kind uint8
 
 const (
-	Bind    Kind = iota // clone of the tree at Path
-	Overlay             // new file system from Options
-	Null                // clone of the host's null device, verified
-	Listen              // the start socket
-	Console             // the connected console socket
-	Notify              // socket connected to Path, for the seccomp notify descriptor
+	Bind      Kind = iota // clone of the tree at Path
+	Overlay               // new file system from Options
+	Null                  // clone of the host's null device, verified
+	Listen                // the start socket
+	Console               // the connected console socket
+	Notify                // socket connected to Path, for the seccomp notify descriptor
+	Node                  // clone of the host's device at Path, verified to have Mode's type and the number Rdev
+	Namespace             // the namespace file at Path
 )
 
 // Source is something of the host that the init works on by descriptor.
@@ -53,21 +54,7 @@ type Source struct {
 	UIDs, GIDs  []specs.LinuxIDMapping // id-mapped mount
 	RecMap      bool
 	Type        string // overlay and other file systems made by create
-}
-
-// Spaces are the namespaces: New are CLONE_NEW* flags, Join paths by flag.
-type Spaces struct {
-	New  uintptr
-	Join []Space
-	User string // path of a user namespace to join
-	UIDs []specs.LinuxIDMapping
-	GIDs []specs.LinuxIDMapping
-}
-
-// Space is a namespace to join.
-type Space struct {
-	Kind uintptr
-	Path string
+	Mode, Rdev  uint64
 }
 
 // Hooks are the hooks the runtime runs itself.
@@ -80,6 +67,7 @@ type Plan struct {
 	Program   program.Program
 	Sources   []Source // slot i of the program
 	Resources *cgroup.Resources
+	Delegate  bool // the container's user shall own its cgroup
 	Hooks     Hooks
 	OOMScore  *int
 }
@@ -93,11 +81,13 @@ type maker struct {
 	late  []program.Step // what has to wait until everything is mounted
 	hooks bool           // some hook wants to see the root before the pivot
 	user  bool           // the container has a user namespace of its own
+
+	filled int // slots that steps fill
 }
 
 // Container decides about a whole container.
 func (c *Config) Container(host Host, spaces *Spaces) (*Plan, error) {
-	m := &maker{c: c, host: host, p: &Plan{}, user: spaces.User != "" || spaces.New&unix.CLONE_NEWUSER != 0}
+	m := &maker{c: c, host: host, p: &Plan{}, user: host.Nested || spaces.User != "" || spaces.New&unix.CLONE_NEWUSER != 0}
 	m.p.Program.Process.Security.Notify = -1
 	m.p.Resources = resources(c.Linux.Resources)
 	steps := [...]func() error{m.readHooks, m.process, func() error { return m.body(spaces) }}
@@ -112,6 +102,13 @@ func (c *Config) Container(host Host, spaces *Spaces) (*Plan, error) {
 // body lays down the setup steps in their order.
 func (m *maker) body(spaces *Spaces) error {
 	before := m.early(spaces)
+	if p := m.c.Linux.MemoryPolicy; p != nil {
+		step, err := memPolicy(p)
+		if err != nil {
+			return err
+		}
+		before = append(before, step)
+	}
 	root, err := m.rootSource()
 	if err != nil {
 		return err
@@ -131,7 +128,7 @@ func (m *maker) body(spaces *Spaces) error {
 	if err != nil {
 		return err
 	}
-	sysctls, err := m.sysctls()
+	sysctls, err := m.sysctls(spaces)
 	if err != nil {
 		return err
 	}
@@ -150,12 +147,15 @@ func (m *maker) body(spaces *Spaces) error {
 	if m.hooks {
 		setup = concat(setup, m.hookSteps(), []program.Step{pivot})
 	}
-	m.p.Program.Setup = append(setup, m.rootPropagation()...)
-	return m.slots()
+	setup = append(setup, m.rootPropagation()...)
+	adopt, err := m.adopt(spaces)
+	m.p.Program.Setup = append(setup, adopt...)
+	m.slots()
+	return err
 }
 
 // slots numbers the slots that steps fill behind those that are sent.
-func (m *maker) slots() error {
+func (m *maker) slots() {
 	n := len(m.p.Sources)
 	for i := range m.p.Program.Setup {
 		s := &m.p.Program.Setup[i]
@@ -166,16 +166,21 @@ func (m *maker) slots() error {
 			s.Num += int64(n - made)
 		}
 	}
-	m.p.Program.Slots = n + len(m.made)
-	return nil
+	m.p.Program.Slots = n + m.filled
 }
 
 // made is where slots of file systems made by init begin until all sources are known.
 const made = 1 << 20
 
+// slot adds one that a step fills.
+func (m *maker) slot() int {
+	m.filled++
+	return made + m.filled - 1
+}
+
 // make adds a file system made by init and returns its slot.
 func (m *maker) make(kind string, options []string, attrs uint64, path string) int {
-	slot := made + len(m.made)
+	slot := m.slot()
 	m.made = append(m.made, program.Step{Op: program.OpFilesystem, Slot: slot, Data: kind, List: options, Flags: attrs, Path: path})
 	return slot
 }
@@ -196,9 +201,6 @@ func (m *maker) early(spaces *Spaces) []program.Step {
 	}
 	if spaces.New&unix.CLONE_NEWNET != 0 {
 		steps = append(steps, program.Step{Op: program.OpLoopback, Slot: -1, Data: "lo"})
-	}
-	if p := m.c.Linux.MemoryPolicy; p != nil {
-		steps = append(steps, memPolicy(p))
 	}
 	return steps
 }
@@ -237,29 +239,6 @@ func (m *maker) rootSource() (root, error) {
 	return root{slot: slot, mount: -1, path: path}, nil
 }
 
-// sysctls are written before anything of the container is attached; keys may be written with dots or slashes.
-func (m *maker) sysctls() ([]program.Step, error) {
-	var steps []program.Step
-	for key, value := range m.c.Linux.Sysctl {
-		if key == "" || strings.Contains(key, "..") || strings.HasPrefix(key, "/") || strings.ContainsRune(key+value, 0) {
-			return nil, invalid("linux.sysctl[%q]: not a name", key)
-		}
-		steps = append(steps, program.Step{Op: program.OpSysctl, Slot: -1, Path: sysctlPath(key), Data: value})
-	}
-	sort.Slice(steps, func(i, j int) bool { return steps[i].Path < steps[j].Path })
-	return steps, nil
-}
-
-// sysctlPath follows sysctl(8): the first separator found, dot or slash, is the one; the other is a plain character
-// ("net.ipv4.conf.eth0/1.forwarding" means eth0.1).
-func sysctlPath(key string) string {
-	i := strings.IndexAny(key, "./")
-	if i < 0 || key[i] == '/' {
-		return key
-	}
-	return strings.NewReplacer(".", "/", "/", ".").Replace(key)
-}
-
 func (m *maker) readonlyAndMasks() []program.Step {
 	steps := []program.Step{{Op: program.OpMkdir, Slot: -1, Path: m.c.Process.Cwd}}
 	for _, p := range m.c.Linux.ReadonlyPaths {
@@ -285,75 +264,7 @@ func (m *maker) rootPropagation() []program.Step {
 	if err != nil || o.propagation == 0 {
 		return nil
 	}
-	s := program.Step{Op: program.OpShare, Slot: -1, Path: "/", Flags: o.propagation &^ unix.MS_REC}
-	return []program.Step{s}
-}
-
-// Spaces reads the namespaces. Mount is the one that can't be the host's, and can't be joined: the container's tree is
-// made in it.
-func (c *Config) Spaces() (*Spaces, error) {
-	s := &Spaces{UIDs: c.Linux.UIDMappings, GIDs: c.Linux.GIDMappings}
-	seen := map[specs.LinuxNamespaceType]bool{}
-	for i, ns := range c.Linux.Namespaces {
-		kind := spaceKinds(ns.Type)
-		switch {
-		case kind == 0:
-			return nil, invalid("linux.namespaces[%d].type %q: not known", i, ns.Type)
-		case seen[ns.Type]:
-			return nil, invalid("linux.namespaces[%d]: second one of type %s", i, ns.Type)
-		case ns.Path == "":
-			s.New |= kind
-		case kind == unix.CLONE_NEWNS:
-			return nil, unsupported("linux.namespaces[" + fmt.Sprint(i) + "].path of type mount")
-		case kind == unix.CLONE_NEWUSER:
-			s.User = ns.Path
-		default:
-			s.Join = append(s.Join, Space{kind, ns.Path})
-		}
-		seen[ns.Type] = true
-	}
-	if err := c.checkSpaces(s, seen); err != nil {
-		return nil, err
-	}
-	if s.New&unix.CLONE_NEWUTS == 0 {
-		c.Hostname, c.Domainname = "", "" // the name of a joined namespace is not ours to change
-	}
-	return s, nil
-}
-
-// checkSpaces refuses settings of namespaces that are not there.
-func (c *Config) checkSpaces(s *Spaces, seen map[specs.LinuxNamespaceType]bool) error {
-	switch {
-	case !seen[specs.MountNamespace]:
-		return unsupported("linux.namespaces without one of type mount")
-	case s.New&unix.CLONE_NEWUSER != 0 && (len(s.UIDs) == 0 || len(s.GIDs) == 0):
-		return invalid("linux.uidMappings, gidMappings: missing for a new user namespace")
-	case c.Hostname != "" && !seen[specs.UTSNamespace], c.Domainname != "" && !seen[specs.UTSNamespace]:
-		return invalid("hostname, domainname: no namespace of type uts")
-	}
-	return nil
-}
-
-func spaceKinds(t specs.LinuxNamespaceType) uintptr {
-	switch t {
-	case specs.PIDNamespace:
-		return unix.CLONE_NEWPID
-	case specs.NetworkNamespace:
-		return unix.CLONE_NEWNET
-	case specs.MountNamespace:
-		return unix.CLONE_NEWNS
-	case specs.IPCNamespace:
-		return unix.CLONE_NEWIPC
-	case specs.UTSNamespace:
-		return unix.CLONE_NEWUTS
-	case specs.UserNamespace:
-		return unix.CLONE_NEWUSER
-	case specs.CgroupNamespace:
-		return unix.CLONE_NEWCGROUP
-	case specs.TimeNamespace:
-		return unix.CLONE_NEWTIME
-	}
-	return 0
+	return []program.Step{share("/", o.propagation)}
 }
 
 func concat(lists ...[]program.Step) []program.Step {

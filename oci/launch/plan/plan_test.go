@@ -64,22 +64,47 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		`{"ociVersion":"1.0.2"}`: "root",
-		`{` + minimal + `}`:      "linux.namespaces without one of type mount",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount","path":"/x"}]}}`:                                               "linux.namespaces[0].path",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"what"}]}}`:                                                            "linux.namespaces[0].type",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"mount"}]}}`:                                          "second one",
-		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"user"}]}}`:                                           "linux.uidMappings",
-		`{` + minimal + `,"hostname":"h","linux":{"namespaces":[{"type":"mount"}]}}`:                                            "hostname",
-		`{` + minimal + `,"linux":{"intelRdt":{},"namespaces":[{"type":"mount"}]}}`:                                             "linux.intelRdt",
-		`{` + minimal + `,"linux":{"netDevices":{"eth0":{}},"namespaces":[{"type":"mount"}]}}`:                                  "linux.netDevices",
-		`{` + minimal + `,"mounts":[{"destination":"rel"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                          "mounts[0].destination",
-		`{` + minimal + `,"mounts":[{"destination":"/a"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                           "mounts[0].type",
-		`{` + minimal + `,"linux":{"personality":{"domain":"X"},"namespaces":[{"type":"mount"}]}}`:                              "linux.personality",
-		`{` + minimal + `,"linux":{"rootfsPropagation":"what","namespaces":[{"type":"mount"}]}}`:                                "linux.rootfsPropagation",
-		`{` + minimal + `,"linux":{"memoryPolicy":{"mode":"X","nodes":"0"},"namespaces":[{"type":"mount"}]}}`:                   "linux.memoryPolicy",
-		`{` + minimal + `,"hooks":{"poststop":[{"path":"x"}]},"linux":{"namespaces":[{"type":"mount"}]}}`:                       "hooks.poststop[0].path",
-		`{` + minimal + `,"linux":{"sysctl":{"../x":"1"},"namespaces":[{"type":"mount"}]}}`:                                     "linux.sysctl",
-		`{` + minimal + `,"linux":{"devices":[{"path":"/d","type":"z"}],"namespaces":[{"type":"mount"}]}}`:                      "linux.devices[0].type",
+		`{` + strings.Replace(minimal, `"cwd"`, `"user":{"uid":4294967295},"cwd"`, 1) + `,"linux":{"namespaces":[{"type":"mount"}]}}`:   "process.user.uid",
+		`{` + strings.Replace(minimal, `"cwd"`, `"user":{"gid":4294967295},"cwd"`, 1) + `,"linux":{"namespaces":[{"type":"mount"}]}}`:   "process.user.gid",
+		`{` + minimal + `,"linux":{"uidMappings":[{"containerID":0,"hostID":4294967295,"size":2}],"namespaces":[{"type":"mount"}]}}`:    "linux.uidMappings[0]",
+		`{` + minimal + `,"mounts":[{"destination":"/a","gidMappings":[{"size":2},{"hostID":9,"containerID":1,"size":1}]}],"linux":{}}`: "mounts[0].gidMappings[1]: overlaps",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount","path":"x"}]}}`:                                                        "linux.namespaces[0].path",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"what"}]}}`:                                                                    "linux.namespaces[0].type",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"mount"}]}}`:                                                  "second one",
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"},{"type":"user"}]}}`:                                                   "linux.uidMappings",
+		`{` + minimal + `,"hostname":"h","linux":{"namespaces":[{"type":"mount"}]}}`:                                                    "hostname",
+		`{` + minimal + `,"mounts":[{"destination":"/a"}],"linux":{"namespaces":[{"type":"mount"}]}}`:                                   "mounts[0].type",
+		`{` + minimal + `,"linux":{"personality":{"domain":"X"},"namespaces":[{"type":"mount"}]}}`:                                      "linux.personality",
+		`{` + minimal + `,"linux":{"rootfsPropagation":"what","namespaces":[{"type":"mount"}]}}`:                                        "linux.rootfsPropagation",
+		`{` + minimal + `,"linux":{"memoryPolicy":{"mode":"X","nodes":"0"},"namespaces":[{"type":"mount"}]}}`:                           "linux.memoryPolicy",
+		`{` + minimal + `,"hooks":{"poststop":[{"path":"x"}]},"linux":{"namespaces":[{"type":"mount"}]}}`:                               "hooks.poststop[0].path",
+		`{` + minimal + `,"linux":{"sysctl":{"../x":"1"},"namespaces":[{"type":"mount"}]}}`:                                             "linux.sysctl",
+		`{` + minimal + `,"linux":{"devices":[{"path":"/d","type":"z"}],"namespaces":[{"type":"mount"}]}}`:                              "linux.devices[0].type",
+		`{` + minimal + `,"linux":{"netDevices":{"eth0":{}},"namespaces":[{"type":"mount"}]}}`:                                          `linux.netDevices: no namespace`,
+		`{` + minimal + `,"linux":{"netDevices":{"eth/0":{}},"namespaces":[{"type":"mount"},{"type":"network"}]}}`:                      `linux.netDevices`,
+		`{` + minimal + `,"linux":{"netDevices":{"a":{"name":"x"},"b":{"name":"x"}},"namespaces":[{"type":"network"}]}}`:                `twice`,
+		`{` + minimal + `,"linux":{"timeOffsets":{"monotonic":{"secs":1}},"namespaces":[{"type":"mount"}]}}`:                            `linux.timeOffsets: no new namespace`,
+		`{` + minimal + `,"linux":{"timeOffsets":{"realtime":{"secs":1}},"namespaces":[{"type":"time"}]}}`:                              `linux.timeOffsets: clock`,
+		`{` + minimal + `,"linux":{"timeOffsets":{"boottime":{"nanosecs":1000000000}},"namespaces":[{"type":"time"}]}}`:                 `linux.timeOffsets.boottime.nanosecs`,
+		`{` + minimal + `,"linux":{"timeOffsets":{"boottime":{"secs":1}},"namespaces":[{"type":"time","path":"/x"}]}}`:                  `linux.timeOffsets`,
+		`{` + minimal + `,"linux":{"uidMappings":[{"size":1}],"gidMappings":[{"size":1}]}}`:                                             `linux.uidMappings`,
+		`{` + minimal + `,"linux":{"sysctl":{"vm.swappiness":"1"},"namespaces":[{"type":"network"}]}}`:                                  `linux.sysctl["vm.swappiness"]`,
+		`{` + minimal + `,"linux":{"sysctl":{"net.core.somaxconn":"1"},"namespaces":[{"type":"ipc"}]}}`:                                 `linux.sysctl["net.core.somaxconn"]`,
+		`{` + minimal + `,"linux":{"sysctl":{"kernel.msgmax":"1"},"namespaces":[{"type":"network"}]}}`:                                  `linux.sysctl["kernel.msgmax"]`,
+		`{` + minimal + `,"linux":{"sysctl":{"kernel.hostname":"x"},"namespaces":[{"type":"uts"}]}}`:                                    `linux.sysctl["kernel.hostname"]`,
+		`{` + minimal + `,"linux":{"rootfsPropagation":"unbindable"}}`:                                                                  `linux.rootfsPropagation`,
+		`{` + minimal + `,"linux":{"memoryPolicy":{"mode":"MPOL_BIND","nodes":"a"}}}`:                                                   `linux.memoryPolicy.nodes`,
+		`{` + minimal + `,"linux":{"memoryPolicy":{"mode":"MPOL_BIND","nodes":"0","flags":["X"]}}}`:                                     `linux.memoryPolicy.flags`,
+		`{` + minimal + `,"mounts":[{"destination":"/a","source":"/b","options":["bind","size=1k"]}]}`:                                  `mounts[0].options`,
+		`{` + minimal + `,"mounts":[{"destination":"/a","type":"tmpfs","options":["remount","size=1k"]}]}`:                              `mounts[0].options`,
+		`{` + minimal + `,"mounts":[{"destination":"","type":"tmpfs"}]}`:                                                                `mounts[0].destination`,
+		`{` + minimal + `,"freebsd":{}}`:                                             `freebsd`,
+		`{` + minimal + `,"solaris":{}}`:                                             `solaris`,
+		`{` + minimal + `,"windows":{"layerFolders":null}}`:                          `windows`,
+		`{` + minimal + `,"vm":{"kernel":{"path":"x"}}}`:                             `vm`,
+		`{` + minimal + `,"zos":{}}`:                                                 `zos`,
+		`{` + minimal + `,"linux":{"personality":{"domain":"LINUX","flags":["X"]}}}`: `linux.personality.flags`,
+		`{` + minimal + `,"linux":{"namespaces":[{"type":"network","path":"rel"}]}}`: `linux.namespaces[0].path`,
 		strings.Replace(`{`+minimal+`}`, `"cwd":"/"`, `"cwd":"/","terminal":true},"linux":{"namespaces":[{"type":"mount"}]`, 1): "process.terminal",
 	} {
 		_, err := decide([]byte(text), plan.Host{ID: "c"})
@@ -89,16 +114,24 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func FuzzConfig(f *testing.F) {
-	f.Add([]byte(`{` + minimal + `,"linux":{"namespaces":[{"type":"mount"}]}}`))
-	for _, name := range []string{"plain", "userns", "hooks"} {
-		text, _ := os.ReadFile("testdata/" + name + ".json")
-		f.Add(text)
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := decide(text, plan.Host{ID: "c", Bundle: "/b", CgroupDirs: map[string]string{"memory": "/sys/fs/cgroup/memory/c"}, CgroupPath: "/c"})
-		if err == nil {
-			p.Program.Encode()
+// The cgroup is the container's user's when it is what /sys/fs/cgroup shows, to be written (config-linux.md, "Cgroup
+// ownership"), on v2.
+func TestDelegate(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		mount, spaces string
+		unified, want bool
+	}{
+		{`"source":"cgroup","destination":"/sys/fs/cgroup"`, `{"type":"cgroup"},`, true, true},
+		{`"source":"cgroup","destination":"/sys/fs/cgroup","options":["ro"]`, `{"type":"cgroup"},`, true, false},
+		{`"source":"cgroup","destination":"/sys/fs/cgroup"`, ``, true, false},
+		{`"source":"cgroup","destination":"/cgroup"`, `{"type":"cgroup"},`, true, false},
+		{`"source":"cgroup","destination":"/sys/fs/cgroup"`, `{"type":"cgroup"},`, false, false},
+	} {
+		text := `{` + minimal + `,"mounts":[{"type":"cgroup",` + c.mount + `}],"linux":{"namespaces":[` + c.spaces + `{"type":"mount"}]}}`
+		p, err := decide([]byte(text), plan.Host{ID: "c", Unified: c.unified, CgroupPath: "/c", CgroupDirs: map[string]string{"": "/sys/fs/cgroup/c"}})
+		if err != nil || p.Delegate != c.want {
+			t.Errorf("%s, v2 %v: %v %v", text, c.unified, p, err)
 		}
-	})
+	}
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -16,9 +17,12 @@ func (m *maker) process() error {
 	m.p.OOMScore = m.c.Process.OOMScoreAdj
 	p := &m.p.Program.Process
 	p.KeepFDs = m.host.PreserveFDs
-	if err := Process(m.c.Process, p, m.host.NoFile); err != nil {
+	warnings, err := Process(m.c.Process, p, m.host.NoFile)
+	if err != nil {
 		return err
 	}
+	m.c.Warnings = append(m.c.Warnings, warnings...)
+	p.Affinity = "" // execCPUAffinity is of exec alone (config.md, "Linux Process")
 	if d := m.c.Linux.Personality; d != nil {
 		if err := personality(d, &p.Security); err != nil {
 			return err
@@ -31,12 +35,16 @@ func (m *maker) process() error {
 	return nil
 }
 
-// Process converts the process section, for create and exec alike.
-func Process(from *specs.Process, p *program.Process, nofile program.Rlimit) error {
+// Process converts the process section, for create and exec alike. What cannot be had and need not stop the process
+// comes back as warnings.
+func Process(from *specs.Process, p *program.Process, nofile program.Rlimit) (warnings []string, err error) {
 	if err := checkProcess(from); err != nil {
-		return err
+		return nil, err
 	}
 	p.Args, p.Env, p.Cwd = from.Args, from.Env, from.Cwd
+	if err := checkIDs(&from.User); err != nil {
+		return nil, err
+	}
 	p.UID, p.GID, p.Groups, p.SetGroups = from.User.UID, from.User.GID, from.User.AdditionalGids, true
 	p.Umask = 0o022
 	if from.User.Umask != nil {
@@ -45,19 +53,37 @@ func Process(from *specs.Process, p *program.Process, nofile program.Rlimit) err
 	p.Terminal = from.Terminal
 	s := &p.Security
 	s.NoNewPrivs, s.AppArmor, s.SELinux = from.NoNewPrivileges, from.ApparmorProfile, from.SelinuxLabel
-	caps, err := capabilities(from.Capabilities)
-	if err != nil {
-		return err
-	}
-	s.Caps = caps
+	s.Caps, warnings = capabilities(from.Capabilities)
 	if p.Rlimits, err = rlimits(from.Rlimits, nofile); err != nil {
-		return err
+		return nil, err
 	}
 	if err := scheduler(from, &p.Schedule); err != nil {
-		return err
+		return nil, err
 	}
 	if a := from.ExecCPUAffinity; a != nil {
+		for name, list := range map[string]string{"initial": a.Initial, "final": a.Final} {
+			if _, err := program.Numbers(list); err != nil {
+				return nil, invalid("process.execCPUAffinity.%s %q: no list of CPUs", name, list)
+			}
+		}
 		p.Affinity = a.Final
+	}
+	return warnings, nil
+}
+
+// checkIDs refuses the number that to setresuid(2) and setresgid(2) means "as it is": root.
+func checkIDs(u *specs.User) error {
+	const none = 1<<32 - 1
+	switch {
+	case u.UID == none:
+		return invalid("process.user.uid %d: not an id", u.UID)
+	case u.GID == none:
+		return invalid("process.user.gid %d: not an id", u.GID)
+	}
+	for i, g := range u.AdditionalGids {
+		if g == none {
+			return invalid("process.user.additionalGids[%d] %d: not an id", i, g)
+		}
 	}
 	return nil
 }
@@ -113,13 +139,14 @@ func Capabilities() []string {
 	return out
 }
 
-// capabilities are none when the config is silent. What the kernel does not grant can't be had: a set wider than the
-// one it depends on is cut down to it, as the specification allows for capabilities that "cannot be mapped".
-func capabilities(c *specs.LinuxCapabilities) (*program.Capabilities, error) {
+// capabilities are none when the config is silent. One that is not known is a warning, as is one that cannot be had
+// because the set it depends on lacks it (config.md, "Linux Process").
+func capabilities(c *specs.LinuxCapabilities) (*program.Capabilities, []string) {
 	out := new(program.Capabilities)
 	if c == nil {
 		return out, nil
 	}
+	var warnings []string
 	for _, set := range [...]struct {
 		name string
 		list []string
@@ -131,14 +158,28 @@ func capabilities(c *specs.LinuxCapabilities) (*program.Capabilities, error) {
 		for _, name := range set.list {
 			n := index(capNames[:], strings.TrimPrefix(name, "CAP_"))
 			if n < 0 {
-				return nil, invalid("process.capabilities.%s: %q not known", set.name, name)
+				warnings = append(warnings, fmt.Sprintf("config.json: process.capabilities.%s: %q not known", set.name, name))
+				continue
 			}
 			*set.mask |= 1 << n
 		}
 	}
-	out.Effective &= out.Permitted
-	out.Ambient &= out.Permitted & out.Inheritable
-	return out, nil
+	for _, cut := range [...]struct {
+		name, by string
+		mask     *uint64
+		bound    uint64
+	}{
+		{"effective", "permitted", &out.Effective, out.Permitted}, {"ambient", "permitted", &out.Ambient, out.Permitted},
+		{"ambient", "inheritable", &out.Ambient, out.Inheritable},
+	} {
+		for n := range capNames {
+			if bit := uint64(1) << n; *cut.mask&bit != 0 && cut.bound&bit == 0 {
+				warnings = append(warnings, fmt.Sprintf("config.json: process.capabilities.%s: CAP_%s is not %s", cut.name, capNames[n], cut.by))
+			}
+		}
+		*cut.mask &= cut.bound
+	}
+	return out, warnings
 }
 
 // policies is a table; it is never written. Index is the kernel's number, 4 (ISO) was never merged.
@@ -197,19 +238,32 @@ func personality(d *specs.LinuxPersonality, s *program.Security) error {
 var memModes = [...]string{"MPOL_DEFAULT", "MPOL_PREFERRED", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED_MANY",
 	"MPOL_WEIGHTED_INTERLEAVE"}
 
-func memPolicy(p *specs.LinuxMemoryPolicy) program.Step {
-	s := program.Step{Op: program.OpMemPolicy, Slot: -1, Data: p.Nodes, Num: int64(index(memModes[:], string(p.Mode)))}
-	for _, f := range p.Flags {
-		switch f {
-		case "MPOL_F_STATIC_NODES":
-			s.Flags |= 1 << 15
-		case "MPOL_F_RELATIVE_NODES":
-			s.Flags |= 1 << 14
-		case "MPOL_F_NUMA_BALANCING":
-			s.Flags |= 1 << 13
-		}
+// memFlags is a table; it is never written. Index is the bit, from 13 on.
+var memFlags = [...]string{"MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"}
+
+// MemoryModes lists what linux.memoryPolicy.mode may be.
+func MemoryModes() []string { return append([]string(nil), memModes[:]...) }
+
+// MemoryFlags lists what linux.memoryPolicy.flags may have.
+func MemoryFlags() []string { return append([]string(nil), memFlags[:]...) }
+
+func memPolicy(p *specs.LinuxMemoryPolicy) (program.Step, error) {
+	mode := index(memModes[:], string(p.Mode))
+	if mode < 0 {
+		return program.Step{}, invalid("linux.memoryPolicy.mode %q: not known", p.Mode)
 	}
-	return s
+	if _, err := program.Numbers(p.Nodes); err != nil {
+		return program.Step{}, invalid("linux.memoryPolicy.nodes %q: no list of nodes", p.Nodes)
+	}
+	s := program.Step{Op: program.OpMemPolicy, Slot: -1, Data: p.Nodes, Num: int64(mode)}
+	for _, f := range p.Flags {
+		bit := index(memFlags[:], string(f))
+		if bit < 0 {
+			return program.Step{}, invalid("linux.memoryPolicy.flags: %q not known", f)
+		}
+		s.Flags |= 1 << (13 + bit)
+	}
+	return s, nil
 }
 
 func (m *maker) readHooks() error {

@@ -49,17 +49,35 @@ func Decode(b []byte) (*Program, error) {
 	return p, nil
 }
 
+// check refuses slots that the message does not have, so that the init can use every one it is told of.
 func (p *Program) check(c *codec) {
-	if p.Slots < 0 || p.Slots > maxSlots || p.Listen >= p.Slots {
+	if p.Slots < 0 || p.Slots > maxSlots || p.Listen >= p.Slots || p.Process.Security.Notify >= p.Slots {
 		c.fail("slots")
+	}
+	if len(p.Process.Args) == 0 {
+		c.fail("no arguments")
 	}
 	for _, list := range [...][]Step{p.Setup, p.Finish} {
 		for i := range list {
-			if s := &list[i]; s.Op == OpNone || s.Op >= opEnd || s.Slot < -1 || s.Slot >= p.Slots {
+			if s := &list[i]; s.Op == OpNone || s.Op >= opEnd || s.Slot < -1 || s.Slot >= p.Slots || !s.slots(p.Slots) {
 				c.fail("step")
 			}
 		}
 	}
+}
+
+// slots reports whether a step has the slots that its operation works on.
+func (s *Step) slots(n int) bool {
+	second := s.Num >= 0 && s.Num < int64(n)
+	switch s.Op {
+	case OpFilesystem, OpRoot, OpMount, OpCopyUp, OpSetns, OpTree, OpChroot:
+		return s.Slot >= 0
+	case OpMask:
+		return s.Slot >= 0 && second
+	case OpConsole:
+		return second
+	}
+	return true
 }
 
 func (p *Program) visit(c *codec) {

@@ -31,8 +31,8 @@ const (
 	OpRun            // run the program Path with arguments List and input Data; package hook
 	OpMount          // attach Slot at Path; missing targets are made
 	OpBind           // clone Data (a path inside) with Flags and attach it at Path
-	OpAttr           // Flags MOUNT_ATTR_* set on the mount at Path; Num 1: recursively
-	OpShare          // Flags (MS_*) propagation of the mount at Path
+	OpAttr           // Flags MOUNT_ATTR_* set on the mount at Path, Num>>1 cleared; Num&1: recursively
+	OpShare          // Flags (MS_*) propagation of the mount at Path; Num 1: recursively
 	OpCopyUp         // fill the tmpfs in Slot with what Path holds, then attach it there
 	OpDevice         // node at Path: Flags mode with type, Num device number, List uid, gid
 	OpSymlink        // link at Path to Data; an existing entry stays
@@ -41,9 +41,10 @@ const (
 	OpSysctl         // Path (dots as slashes) = Data
 	OpConsole        // new pty of the devpts in Slot (-1: the one at /dev/pts); Num slot of the console socket; Flags rows<<16|cols; Data "create": bind /dev/console
 	OpSetns          // enter the mount namespace in Slot
-	OpAffinity       // CPUs in List
 	OpMemPolicy      // Flags mode, List nodes
 	OpMkdir          // make the directory Path when it is missing
+	OpTree           // clone the container's root with all mounts below into Slot
+	OpChroot         // make the tree in Slot the root
 	opEnd
 )
 

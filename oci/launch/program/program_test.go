@@ -1,6 +1,7 @@
 package program_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
@@ -56,10 +57,16 @@ func TestTruncated(t *testing.T) {
 func TestSlotsAreChecked(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*program.Program){
-		"step":   func(p *program.Program) { p.Setup[0].Slot = 3 },
-		"listen": func(p *program.Program) { p.Listen = 3 },
-		"none":   func(p *program.Program) { p.Setup[0].Op = program.OpNone },
-		"many":   func(p *program.Program) { p.Slots = 1 << 20 },
+		"step":          func(p *program.Program) { p.Setup[0].Slot = 3 },
+		"listen":        func(p *program.Program) { p.Listen = 3 },
+		"none":          func(p *program.Program) { p.Setup[0].Op = program.OpNone },
+		"many":          func(p *program.Program) { p.Slots = 1 << 20 },
+		"notify":        func(p *program.Program) { p.Process.Security.Notify = 3 },
+		"args":          func(p *program.Program) { p.Process.Args = nil },
+		"mount without": func(p *program.Program) { p.Setup[0].Slot = -1 },
+		"mask":          func(p *program.Program) { p.Setup[0] = program.Step{Op: program.OpMask, Num: 3} },
+		"mask negative": func(p *program.Program) { p.Setup[0] = program.Step{Op: program.OpMask, Num: -1} },
+		"console":       func(p *program.Program) { p.Setup[0] = program.Step{Op: program.OpConsole, Slot: -1, Num: 1 << 40} },
 	} {
 		p := sample()
 		change(p)
@@ -110,6 +117,7 @@ func TestSend(t *testing.T) {
 	}
 }
 
+// FuzzDecode: what is accepted has one meaning, and no slot in it is out of range.
 func FuzzDecode(f *testing.F) {
 	f.Add(sample().Encode())
 	f.Add([]byte{})
@@ -126,5 +134,69 @@ func FuzzDecode(f *testing.F) {
 		if err != nil || !reflect.DeepEqual(again, p) {
 			t.Fatalf("not stable: %v", err)
 		}
+		for _, s := range append(p.Setup, p.Finish...) {
+			second := s.Op == program.OpMask || s.Op == program.OpConsole
+			if s.Slot >= p.Slots || second && (s.Num < 0 || s.Num >= int64(p.Slots)) {
+				t.Fatalf("slot out of range: %+v of %d", s, p.Slots)
+			}
+		}
 	})
+}
+
+// FuzzReceive writes anything to the socket of an init, which ends in an error or a program, and closes what came.
+func FuzzReceive(f *testing.F) {
+	whole := func(p *program.Program) []byte {
+		body := p.Encode()
+		head := binary.LittleEndian.AppendUint32(nil, uint32(len(body)))
+		return append(append(head, 0, 0, 0, 0), body...)
+	}
+	f.Add(whole(sample()))
+	f.Add([]byte{4, 0, 0, 0, 1, 0, 0, 0, 'F', 1, 2, 3, 4})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) { stream(t, b, func(fd int) { receive(t, fd) }) })
+}
+
+func receive(t *testing.T, fd int) {
+	p, files, err := program.Receive(fd)
+	if err == nil && p == nil || err == nil && len(files) > p.Slots {
+		t.Fatalf("%d descriptors, %+v", len(files), p)
+	}
+}
+
+// FuzzHear is the other direction: what the runtime reads from an init, which may have been taken over.
+func FuzzHear(f *testing.F) {
+	f.Add([]byte{program.Failure, 2, 0, 0, 0, 'n', 'o'})
+	f.Add([]byte{program.Ready, 0, 0, 0, 0, program.Ready})
+	f.Add([]byte{program.Warning, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		stream(t, b, func(fd int) {
+			for {
+				_, text, err := program.Hear(fd)
+				if err != nil {
+					return
+				}
+				if len(text) > 1<<20 {
+					t.Fatalf("a text of %d bytes", len(text))
+				}
+			}
+		})
+	})
+}
+
+// stream gives read a socket that holds b and then ends.
+func stream(t *testing.T, b []byte, read func(fd int)) {
+	if len(b) > 100000 { // what a socket holds without a reader
+		return
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	_, err = unix.Write(pair[0], b)
+	unix.Close(pair[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	read(pair[1])
 }

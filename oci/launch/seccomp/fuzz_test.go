@@ -1,6 +1,7 @@
 package seccomp
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -177,7 +178,9 @@ func TestRandomProfilesAgainstReference(t *testing.T) {
 }
 
 // FuzzCompile takes any JSON for a profile. What compiles must be a program the
-// kernel accepts: forward jumps, in bounds, an answer at every end.
+// kernel accepts: forward jumps, in bounds, an answer at every end; and it must
+// answer what the rules say, for the calls they name, with arguments at and
+// around the values they name.
 func FuzzCompile(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 5 { // small ones: the fuzzer is slow with a whole default profile
@@ -190,38 +193,101 @@ func FuzzCompile(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var p specs.LinuxSeccomp
-		if json.Unmarshal(b, &p) != nil {
+		var spec specs.LinuxSeccomp
+		if json.Unmarshal(b, &spec) != nil {
 			return
 		}
-		prog, err := compileFor(&p, specs.ArchX86_64)
+		prog, err := compileFor(&spec, specs.ArchX86_64)
 		if err != nil {
 			if !errors.Is(err, fs.ErrInvalid) {
 				t.Fatal(err)
 			}
 			return
 		}
-		n := len(prog.Filter)
-		for i, in := range prog.Filter {
-			far := i + 1 + int(max(in.Jt, in.Jf))
-			if in.Code == unix.BPF_JMP|unix.BPF_JA {
-				far = i + 1 + int(in.K)
-			}
-			if in.Code&7 == unix.BPF_JMP && far >= n {
-				t.Fatalf("instruction %d of %d jumps to %d", i, n, far)
-			}
-		}
-		if prog.Filter[n-1].Code&7 != unix.BPF_RET {
-			t.Fatal("runs off the end")
-		}
-		back, err := Decode(Encode(prog))
-		if err != nil || len(back.Filter) != n {
+		wellFormed(t, prog)
+		p, err := parse(&spec, specs.ArchX86_64)
+		if err != nil {
 			t.Fatal(err)
 		}
-		for _, audit := range []uint32{unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_S390X} {
-			for _, nr := range []uint32{0, 1, 59, 439, x32Bit, 1<<32 - 1} {
-				eval(t, prog.Filter, data{nr: nr, arch: audit})
+		if len(p.rules) > 8 {
+			return // slow
+		}
+		for _, d := range questions(p) {
+			if got, want := eval(t, prog.Filter, d), refer(p, d); got != want {
+				t.Fatalf("arch %#x call %#x args %x: %#x, want %#x; %s", d.arch, d.nr, d.args, got, want, b)
 			}
+		}
+	})
+}
+
+func wellFormed(t *testing.T, prog Program) {
+	n := len(prog.Filter)
+	for i, in := range prog.Filter {
+		far := i + 1 + int(max(in.Jt, in.Jf))
+		if in.Code == unix.BPF_JMP|unix.BPF_JA {
+			far = i + 1 + int(in.K)
+		}
+		if in.Code&7 == unix.BPF_JMP && far >= n {
+			t.Fatalf("instruction %d of %d jumps to %d", i, n, far)
+		}
+	}
+	if prog.Filter[n-1].Code&7 != unix.BPF_RET {
+		t.Fatal("runs off the end")
+	}
+	back, err := Decode(Encode(prog))
+	if err != nil || len(back.Filter) != n {
+		t.Fatal(err)
+	}
+}
+
+// questions are the calls a profile names, on each architecture, and some it does not.
+func questions(p *profile) []data {
+	args := arguments(p)
+	args = append(args[:2:2], args[len(args)-20:]...)
+	var all []data
+	for _, name := range allArchs {
+		a, _ := archOf(name)
+		nrs := []uint32{0, 1, 59, 439, 10000, x32Bit, x32Bit + 1, 1<<32 - 1}
+		for _, r := range p.rules {
+			for _, call := range r.names[:min(4, len(r.names))] {
+				if nr, ok := a.lookup(call); ok {
+					nrs = append(nrs, nr, nr+1)
+				}
+				if by, _, ok := muxed(call); ok && a.mux {
+					nr, _ := a.lookup(by)
+					nrs = append(nrs, nr)
+				}
+			}
+		}
+		for _, nr := range nrs {
+			for _, v := range args {
+				all = append(all, data{nr: nr, arch: a.audit, args: v})
+			}
+		}
+	}
+	return append(all, data{arch: unix.AUDIT_ARCH_S390X})
+}
+
+// FuzzDecode: a program from disk is refused, or is what Encode would write.
+func FuzzDecode(f *testing.F) {
+	p, err := compileFor(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActTrap}}}, specs.ArchX86_64)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b := Encode(p)
+	f.Add(b)
+	f.Add(b[:len(b)-3])
+	f.Add([]byte(magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := Decode(b)
+		if err != nil {
+			if !errors.Is(err, fs.ErrInvalid) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if !bytes.Equal(Encode(p), b) {
+			t.Fatalf("%x reads as %+v", b, p)
 		}
 	})
 }

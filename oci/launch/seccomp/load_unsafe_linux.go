@@ -26,3 +26,10 @@ func Load(p Program) (notifyFd int, err error) {
 	}
 	return int(fd), nil
 }
+
+// supported asks the kernel about flags: with no program behind the pointer it answers EFAULT when it knows them and
+// EINVAL when it does not (seccomp(2)).
+func supported(flags uint) bool {
+	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), 0)
+	return e == unix.EFAULT
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,9 @@ func newOracle(t *testing.T) *oracle {
 	t.Helper()
 	o := &oracle{bin: filepath.Join(t.TempDir(), "oracle"), known: map[specs.Arch]map[string]int{}}
 	if out, err := exec.Command("gcc", "-O1", "-o", o.bin, "testdata/oracle.c", "-lseccomp").CombinedOutput(); err != nil {
+		if os.Getenv("BERTH_ORACLE") == "required" {
+			t.Fatalf("gcc and libseccomp-dev: %v: %s", err, out)
+		}
 		t.Skipf("needs gcc and libseccomp-dev: %v: %.200s", err, out)
 	}
 	own, err := native()
@@ -167,30 +171,34 @@ func (o *oracle) compare(t *testing.T, spec *specs.LinuxSeccomp) bool {
 	if !ok {
 		return false
 	}
-	ours := p.assemble()
-	args := arguments(p)
-	bad := 0
+	if bad := differences(t, p.assemble(), theirs, arguments(p), 10); len(bad) > 0 {
+		js, _ := json.Marshal(spec)
+		t.Errorf("differences for %.3000s:\n%s", js, strings.Join(bad, "\n"))
+	}
+	return true
+}
+
+// differences asks two filters about every call on every architecture, and lists at most some on which they disagree.
+func differences(t *testing.T, ours, theirs []unix.SockFilter, args [][6]uint64, most int) (bad []string) {
+	t.Helper()
 	for _, audit := range []uint32{unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, unix.AUDIT_ARCH_RISCV64} {
 		for _, nr := range numbers() {
 			few := args
-			if eval(t, ours, data{nr: nr, arch: audit, blind: true}) != 1 {
+			if blind := (data{nr: nr, arch: audit, blind: true}); eval(t, ours, blind) != 1 && eval(t, theirs, blind) != 1 {
 				few = args[:3] // no arguments are looked at
 			}
 			for _, a := range few {
 				d := data{nr: nr, arch: audit, args: a}
 				if got, want := eval(t, ours, d), eval(t, theirs, d); got != want {
-					if bad++; bad < 10 {
-						t.Errorf("arch %#x call %d(%#x) args %x: %#x, libseccomp says %#x", audit, nr&^x32Bit, nr, a, got, want)
+					bad = append(bad, fmt.Sprintf("arch %#x call %d(%#x) args %x: %#x, libseccomp says %#x", audit, nr&^x32Bit, nr, a, got, want))
+					if len(bad) >= most {
+						return bad
 					}
 				}
 			}
 		}
 	}
-	if bad > 0 {
-		js, _ := json.Marshal(spec)
-		t.Logf("%d differences for %.3000s", bad, js)
-	}
-	return true
+	return bad
 }
 
 // arguments are vectors that take values at and around those of the conditions.
@@ -205,7 +213,7 @@ func arguments(p *profile) [][6]uint64 {
 		}
 	}
 	random := rand.New(rand.NewPCG(1, 2))
-	out := [][6]uint64{{}, {^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}}
+	out := append([][6]uint64{{}, {^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}}, boundaries(p)...)
 	for call := range uint64(25) {
 		out = append(out, [6]uint64{call, 40, 38, 16})
 	}
@@ -219,6 +227,34 @@ func arguments(p *profile) [][6]uint64 {
 			}
 		}
 		out = append(out, a)
+	}
+	return out
+}
+
+// boundaries takes each condition to and around its value, with the other conditions of its rule holding.
+func boundaries(p *profile) (out [][6]uint64) {
+	for _, r := range p.rules {
+		for _, set := range r.sets {
+			var holding [6]uint64
+			for _, c := range set {
+				holding[c.index] = c.value
+				switch c.op {
+				case specs.OpNotEqual, specs.OpGreaterThan:
+					holding[c.index]++
+				case specs.OpLessThan:
+					holding[c.index]--
+				}
+			}
+			out = append(out, holding)
+			for _, c := range set {
+				v := c.value
+				for _, at := range []uint64{v - 1, v, v + 1, v ^ 1<<32, v + 1<<32, v - 1<<32, v | ^c.mask, v ^ c.mask&-c.mask, 0, ^uint64(0)} {
+					a := holding
+					a[c.index] = at
+					out = append(out, a)
+				}
+			}
+		}
 	}
 	return out
 }
@@ -291,4 +327,73 @@ func TestDefaultProfileAgainstLibseccomp(t *testing.T) {
 		p.Architectures = append(p.Architectures, specs.ArchAARCH64, specs.ArchARM, specs.ArchX86)
 		o.compare(t, p)
 	}
+}
+
+// TestOracleSeesBrokenCompilers breaks our filters in the ways a compiler would, one instruction at a time, and demands
+// that the comparison sees it. What changes no answer is no mistake: it is told apart by asking the sound filter.
+func TestOracleSeesBrokenCompilers(t *testing.T) {
+	t.Parallel()
+	o := newOracle(t)
+	spec := o.agreed(t, mobyProfile(t))
+	spec.Architectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32, specs.ArchAARCH64}
+	p, err := parse(spec, specs.ArchX86_64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.stub = false
+	theirs, ok := o.build(t, p)
+	if !ok {
+		t.Fatal("libseccomp made no filter")
+	}
+	ours, args := p.assemble(), arguments(p)
+	broken, seen, same := 0, 0, 0
+	for i := range ours {
+		if i%19 != 0 && os.Getenv("ATTACK_LONG") == "" {
+			continue
+		}
+		for _, f := range mistakes(ours[i]) {
+			mutant := slices.Clone(ours)
+			mutant[i] = f
+			if i+1+int(max(f.Jt, f.Jf)) >= len(ours) {
+				continue
+			}
+			broken++
+			switch {
+			case len(differences(t, mutant, theirs, args, 1)) > 0:
+				seen++
+			case len(differences(t, mutant, ours, args, 1)) == 0:
+				same++
+			default:
+				t.Errorf("instruction %d: %+v for %+v is not seen", i, f, ours[i])
+			}
+		}
+	}
+	if seen < 9*broken/10 {
+		t.Errorf("of %d broken filters %d are seen", broken, seen)
+	}
+	t.Logf("%d broken filters: %d seen, %d answer the same", broken, seen, same)
+}
+
+// mistakes are other instructions that a compiler might have written.
+func mistakes(f unix.SockFilter) (out []unix.SockFilter) {
+	change := func(c func(*unix.SockFilter)) {
+		m := f
+		if c(&m); m != f {
+			out = append(out, m)
+		}
+	}
+	switch f.Code & 7 {
+	case unix.BPF_JMP:
+		if f.Code == unix.BPF_JMP|unix.BPF_JA {
+			return nil
+		}
+		change(func(m *unix.SockFilter) { m.Jt, m.Jf = m.Jf, m.Jt })
+		change(func(m *unix.SockFilter) { m.K++ })
+		change(func(m *unix.SockFilter) { m.K-- })
+	case unix.BPF_RET:
+		change(func(m *unix.SockFilter) { m.K = uint32(unix.SECCOMP_RET_TRAP) })
+	case unix.BPF_ALU:
+		change(func(m *unix.SockFilter) { m.K = ^uint32(0) })
+	}
+	return out
 }

@@ -9,8 +9,12 @@
 //	                                    setns: first what the host's user namespace owns, then user, then the rest
 //	write id maps  <── maps? ─────────  unshare(user)
 //	               ─── one byte ─────>  setresuid 0, unshare(mount, ipc, uts, net, cgroup, time)
+//	write clocks   <── offsets? ──────  (of a new time namespace, which children alone are in)
 //	                                    clone(CLONE_PARENT | NEWPID) where a PID or time namespace asks for it
 //	report pipe: errors, pid  <───────  execveat of a descriptor; the pipe closes by itself
+//
+// Where no user or time namespace is concerned the children run in the parent's memory (vfork(2)): one thread of the
+// parent stands still until the exec.
 //
 // Files: spawn_linux.go is the part that runs between clone and exec and may not allocate; this one is ordinary Go.
 package spawn
@@ -45,6 +49,7 @@ type Request struct {
 	Fork    bool                // a PID namespace was joined: only a child lives in it
 	Maps    func(pid int) error // writes the id maps of a new user namespace
 	NewUser bool                // make a user namespace; Maps is called
+	Offsets func(pid int) error // sets the clocks of a new time namespace; nil: they stay
 }
 
 // Process is a started child. It is a child of the calling process, whoever of the two clones made it.
@@ -67,6 +72,7 @@ const (
 	stepClone
 	stepPid
 	stepExec
+	stepOffsets
 )
 
 // stepNames is a table; it is never written.
@@ -74,6 +80,7 @@ var stepNames = [...]string{
 	stepCgroup: "enter cgroup", stepJoin: "join namespace", stepJoinUser: "join user namespace",
 	stepNewUser: "make user namespace", stepMaps: "wait for id maps", stepRoot: "become root of the user namespace",
 	stepUnshare: "make namespaces", stepClone: "clone into PID namespace", stepPid: "pid", stepExec: "execute init",
+	stepOffsets: "wait for time offsets",
 }
 
 // Start clones and returns at once; Await tells whether the child got as far as its exec.
@@ -120,6 +127,7 @@ func Start(r *Request) (*Process, error) {
 // did not work. After an error no process is left.
 func (p *Process) Await() error {
 	defer p.close()
+	failed := record{}
 	for {
 		var rec record
 		n, err := p.report.Read(rec.bytes())
@@ -127,17 +135,20 @@ func (p *Process) Await() error {
 			break
 		}
 		switch {
-		case rec.Errno == 0 && rec.Step == stepMaps:
-			if err := p.writeMaps(); err != nil {
+		case rec.Errno == 0 && (rec.Step == stepMaps || rec.Step == stepOffsets):
+			if err := p.assist(rec.Step); err != nil {
 				p.Kill()
 				return err
 			}
 		case rec.Step == stepPid:
 			p.Pid = int(rec.Pid)
 		default:
-			p.Kill()
-			return p.explain(rec)
+			failed = rec // a pid may follow
 		}
+	}
+	if failed.Step != 0 {
+		p.Kill()
+		return p.explain(failed)
 	}
 	if p.Pid != p.first {
 		wait(p.first)
@@ -159,8 +170,13 @@ func (p *Process) Kill() {
 	p.Pid, p.first = 0, 0
 }
 
-func (p *Process) writeMaps() error {
-	if err := p.req.Maps(p.first); err != nil {
+// assist does what the child waits for: only a process outside of its new namespaces can.
+func (p *Process) assist(step int32) error {
+	do := p.req.Maps
+	if step == stepOffsets {
+		do = p.req.Offsets
+	}
+	if err := do(p.first); err != nil {
 		return err
 	}
 	_, err := p.maps.Write([]byte{1})
@@ -197,6 +213,18 @@ func (r *Request) unshareFlags() uintptr { return r.New &^ unix.CLONE_NEWPID }
 // namespace entered after the first, or there is a new time namespace, which like it takes effect for children only.
 func (r *Request) twice() bool {
 	return r.Fork || r.New&unix.CLONE_NEWTIME != 0 || r.New&unix.CLONE_NEWPID != 0 && (r.User != nil || r.NewUser)
+}
+
+// shared says whether the children may run in the memory of this process, which then waits until the program is
+// executed, instead of in a copy: page tables need not be copied, and pages not be faulted in again on both sides. Not
+// where the kernel wants a memory of its own, which is so for user and time namespaces (unshare(2), setns(2)); there the
+// maps have to be written meanwhile as well.
+func (r *Request) shared() bool {
+	kinds := r.New
+	for _, j := range r.Join {
+		kinds |= j.Kind
+	}
+	return r.User == nil && !r.NewUser && kinds&(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME) == 0
 }
 
 func kindName(kind uintptr) string {

@@ -29,10 +29,12 @@ type cloneArgs struct {
 type raw struct {
 	first   cloneArgs
 	second  uintptr // flags of the second clone; 0: the first child becomes the process
+	shared  bool    // children run in the parent's memory, which waits for them
 	tasks   []int
 	join    []Join
 	user    int // descriptor of the user namespace to join, -1
 	newUser bool
+	offsets bool // ask for the clocks of the new time namespace
 	unshare uintptr
 	keep    []int // descriptors that lose close-on-exec
 	report  int   // write end: records of failures and of the second child's pid
@@ -60,6 +62,7 @@ func newRaw(r *Request, argv, envv []*byte) *raw {
 		keep: r.Keep, root: r.NewUser, exe: int(r.Exe.Fd()), empty: &[]byte{0}[0], argv: &argv[0], envv: &envv[0],
 	}
 	w.first.exitSignal = uint64(unix.SIGCHLD)
+	w.offsets = r.Offsets != nil
 	if r.User != nil {
 		w.user, w.root = int(r.User.Fd()), true
 	}
@@ -76,8 +79,18 @@ func newRaw(r *Request, argv, envv []*byte) *raw {
 	case r.New&unix.CLONE_NEWPID != 0:
 		w.first.flags |= unix.CLONE_NEWPID
 	}
+	if r.shared() {
+		w.shared = true
+		w.first.flags |= unix.CLONE_VM | unix.CLONE_VFORK
+		if w.second != 0 {
+			w.second |= unix.CLONE_VM | unix.CLONE_VFORK
+		}
+	}
 	return w
 }
+
+// vfork is a system call that may return twice on one stack (vfork_GOARCH.s).
+func vfork(nr, a, b uintptr) (r uintptr, errno syscall.Errno)
 
 // fork clones the process. In the parent it returns the child's pid; the child never returns.
 //
@@ -90,7 +103,7 @@ func fork(w *raw) (pid int, errno syscall.Errno) {
 		size = 64 // CLONE_ARGS_SIZE_VER0, Linux 5.3
 	}
 	beforeFork()
-	r, _, e := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&w.first)), size, 0)
+	r, e := vfork(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&w.first)), size)
 	if e == 0 && r == 0 {
 		afterForkInChild()
 		child(w)
@@ -173,6 +186,9 @@ func namespaces(w *raw) {
 	if _, _, e := syscall.RawSyscall(unix.SYS_UNSHARE, w.unshare, 0, 0); e != 0 {
 		fail(w, stepUnshare, 0, e)
 	}
+	if w.offsets {
+		ask(w, stepOffsets)
+	}
 }
 
 // waitMaps makes the user namespace and waits until the parent has written its id maps.
@@ -184,12 +200,21 @@ func waitMaps(w *raw) {
 	if _, _, e := syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWUSER, 0, 0); e != 0 {
 		fail(w, stepNewUser, 0, e)
 	}
-	r := record{Step: stepMaps}
+	ask(w, stepMaps)
+}
+
+// ask has the parent do something and waits for its word.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+func ask(w *raw, step int) {
+	r := record{Step: int32(step)}
 	syscall.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
 	b := byte(0)
 	n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(w.maps), uintptr(unsafe.Pointer(&b)), 1)
 	if n != 1 {
-		fail(w, stepMaps, 0, e)
+		fail(w, step, 0, e)
 	}
 }
 
@@ -210,13 +235,13 @@ func becomeRoot(w *raw) {
 }
 
 // again clones the process that shall live in the PID namespace chosen so far: a sibling of this one, which only
-// tells its pid and is gone.
+// tells its pid and is gone. In shared memory it does so when the sibling has executed its program, or ended.
 //
 //go:norace
 //go:nosplit
 //go:nocheckptr
 func again(w *raw) {
-	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, w.second, 0, 0, 0, 0, 0)
+	pid, e := vfork(unix.SYS_CLONE, w.second, 0)
 	if e != 0 {
 		fail(w, stepClone, 0, e)
 	}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/oci/launch/hook"
+	"github.com/berth-runtime/berth/oci/launch/resctrl"
 )
 
 // State is the record of one container.
@@ -39,14 +40,25 @@ type State struct {
 	Bundle      string            `json:"bundle"`
 	Rootfs      string            `json:"rootfs"`
 	Cgroup      string            `json:"cgroup"` // as in cgroupsPath; "" when the container has none of its own
+	Early       *Early            `json:"early,omitempty"`
 	Systemd     bool              `json:"systemd,omitempty"`
 	Created     time.Time         `json:"created"`
 	Owner       string            `json:"owner"`
 	Annotations map[string]string `json:"annotations,omitempty"`
-	Seccomp     bool              `json:"seccomp,omitempty"` // the container has a filter
-	Filter      string            `json:"filter,omitempty"`  // cached compiled filter, "": to be made from the config
+	Seccomp     bool              `json:"seccomp,omitempty"`      // the container has a filter
+	Filter      string            `json:"filter,omitempty"`       // cached compiled filter, "": to be made from the config
+	Groups      []string          `json:"resctrl,omitempty"`      // resctrl directories that end with the container
+	Tasks       []string          `json:"resctrlTasks,omitempty"` // resctrl files that take its processes
+	Adopted     bool              `json:"adopted,omitempty"`      // the root is a tree outside of the process's mount namespace
 	Poststart   []hook.Hook       `json:"poststart,omitempty"`
 	Poststop    []hook.Hook       `json:"poststop,omitempty"`
+}
+
+// Early is what package quick goes by. Write fills in the first two.
+type Early struct {
+	Start  bool     `json:"start"`  // to start it is one byte to the socket, no more
+	Delete bool     `json:"delete"` // once ended, there is nothing to remove but Dirs and the directory
+	Dirs   []string `json:"dirs"`   // of the cgroup, in all hierarchies
 }
 
 // Status is the state of a container in the words of runtime.md.
@@ -123,6 +135,10 @@ func (d *Dir) Remove() error { return os.RemoveAll(d.Path) }
 
 // Write replaces the record.
 func (d *Dir) Write(s *State) error {
+	if e := s.Early; e != nil {
+		e.Start = len(s.Poststart) == 0
+		e.Delete = len(s.Poststop) == 0 && !s.Systemd && len(s.Groups) == 0 && len(e.Dirs) > 0
+	}
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -267,6 +283,9 @@ func (s *State) End(ctx context.Context) error {
 			}
 			unix.Close(fd)
 		}
+	}
+	if err := resctrl.Remove(s.Groups); err != nil {
+		return err
 	}
 	if s.Cgroup == "" {
 		return nil

@@ -1,7 +1,9 @@
 package hold_test
 
 import (
+	"errors"
 	"reflect"
+	"syscall"
 	"testing"
 
 	"github.com/berth-runtime/berth/sandbox/ns/hold"
@@ -41,11 +43,22 @@ func TestIs(t *testing.T) {
 	}
 }
 
-func TestOverlayEnv(t *testing.T) {
+func TestMountsEnv(t *testing.T) {
 	t.Parallel()
-	o := hold.Overlay{Target: "/t", Options: []string{"lowerdir+=/a=b", "lowerdir+=/c", "volatile", "upperdir=/u"}}
-	got, rest := hold.ParseOverlay(append(append([]string{"A=1"}, o.Env()...), "B=2"))
-	if !reflect.DeepEqual(got, o) || !reflect.DeepEqual(rest, []string{"A=1", "B=2"}) {
-		t.Errorf("%+v %q", got, rest)
+	m := hold.Mounts{
+		Overlays: []hold.Overlay{
+			{Target: "/t x", Options: []string{"lowerdir+=/a=b", "lowerdir+=/c", "volatile", "upperdir=/u"}, UserNS: "/ns/user"},
+			{Target: "/v", Options: []string{"lowerdir+=/d e"}},
+		},
+		Binds: []hold.Bind{{FD: 3, Target: "/shm it"}},
+	}
+	got, rest, err := hold.ParseMounts(append(append([]string{"A=1"}, m.Env()...), "B=2"))
+	if err != nil || !reflect.DeepEqual(got, m) || !reflect.DeepEqual(rest, []string{"A=1", "B=2"}) {
+		t.Errorf("%+v %q %v", got, rest, err)
+	}
+	for _, bad := range []string{"option x", "userns /x", "bind x /y", "tmpfs /x", ""} {
+		if _, _, err := hold.ParseMounts([]string{"BERTH_MOUNT_0=" + bad}); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }

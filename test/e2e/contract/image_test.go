@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -39,7 +38,7 @@ func TestArgv(t *testing.T) {
 		cfg := configured(c.name)
 		cfg.Command, cfg.Args = c.command, c.args
 		p.Start(cfg)
-		harness.Eventually(t, 10*time.Second, c.name+" has written "+c.want, func() bool { return p.Log(c.name+".log", "stdout") == c.want })
+		harness.Eventually(t, harness.Patience, c.name+" has written "+c.want, func() bool { return p.Log(c.name+".log", "stdout") == c.want })
 	}
 	none := harness.Command("none", "")
 	none.Image.Image, none.Command = "registry.k8s.io/pause:3.9", nil
@@ -60,7 +59,7 @@ func TestEnv(t *testing.T) {
 	cfg.Tty = false
 	p.Start(cfg)
 	var got []string
-	harness.Eventually(t, 10*time.Second, "the environment is written", func() bool {
+	harness.Eventually(t, harness.Patience, "the environment is written", func() bool {
 		got = strings.Split(p.Log("env.log", "stdout"), "|")
 		return slices.Contains(got, "END=1")
 	})
@@ -206,7 +205,7 @@ func TestStopSignal(t *testing.T) {
 		cfg := harness.Command(c.name, script)
 		cfg.Image.Image, cfg.StopSignal = c.image, c.signal
 		id := p.Start(cfg)
-		harness.Eventually(t, 10*time.Second, c.name+" is ready", func() bool { return p.Log(c.name+".log", "stdout") == "ready\n" })
+		harness.Eventually(t, harness.Patience, c.name+" is ready", func() bool { return p.Log(c.name+".log", "stdout") == "ready\n" })
 		if err := n.Runtime.StopContainer(t.Context(), id, 10); err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -183,6 +182,9 @@ func TestEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, err := stream.Header(); err != nil { // comes when the daemon has begun to listen
+			t.Fatal(err)
+		}
 		// ends with the test's context.
 		go func() {
 			for {
@@ -196,7 +198,6 @@ func TestEvents(t *testing.T) {
 			}
 		}()
 	}
-	time.Sleep(200 * time.Millisecond) // a stream has no word for "I listen now"
 	p := n.Run(t, harness.PodConfig("events", n.Dir))
 	id := p.Start(harness.Command("c", "exit 3"))
 	n.Exited(t, id)
@@ -209,7 +210,7 @@ func TestEvents(t *testing.T) {
 	const want = "pod CREATED, pod STARTED, c CREATED, c STARTED, c STOPPED, c DELETED, pod STOPPED, pod DELETED"
 	for i := range heard {
 		var got string
-		harness.Eventually(t, 5*time.Second, "all events are heard", func() bool {
+		harness.Eventually(t, harness.Patience, "all events are heard", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			var all []string

@@ -18,7 +18,7 @@ func busy(t *testing.T, n *harness.Node, p *harness.Pod) string {
 	cfg := harness.Command("busy", "(sleep 1000 &); x=$(head -c 8000000 /dev/zero | tr '\\0' x); head -c 3000000 /dev/zero >/written; while :; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.05; done")
 	cfg.Linux.Resources = &rt.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 256 << 20}
 	id := p.Start(cfg)
-	harness.Eventually(t, 15*time.Second, "it is busy", func() bool {
+	harness.Eventually(t, harness.Patience, "it is busy", func() bool {
 		s, err := n.Runtime.ContainerStats(t.Context(), id)
 		return err == nil && s.Memory.RssBytes.GetValue() > 7<<20 && s.Cpu.UsageCoreNanoSeconds.GetValue() > 1e7 && s.Cpu.UsageNanoCores != nil
 	})
@@ -124,7 +124,7 @@ func TestMetrics(t *testing.T) {
 		}
 		pod, ctr = values(t, keys, list[i].Metrics), values(t, keys, list[i].ContainerMetrics[0].Metrics)
 	}
-	harness.Eventually(t, 30*time.Second, "processes are counted", func() bool {
+	harness.Eventually(t, harness.Patience, "processes are counted", func() bool {
 		read()
 		return ctr["processes"] > 0
 	})
@@ -192,7 +192,8 @@ func TestMetricsCost(t *testing.T) {
 	}
 	each := (cpuTime(t, pid) - before) / rounds
 	t.Logf("%v of CPU for %d pods, gRPC and other work of the daemon included", each, pods)
-	if limit := 60 * time.Millisecond * pods / 100; each > limit {
+	// The budget is 20 ms for a hundred pods. A busy machine's CPU time counts for less work, so that twice as much passes.
+	if limit := 40 * time.Millisecond * pods / 100; each > limit {
 		t.Errorf("a snapshot of %d pods costs %v of CPU, want at most %v", pods, each, limit)
 	}
 }

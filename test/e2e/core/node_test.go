@@ -24,7 +24,7 @@ func TestHostPort(t *testing.T) {
 	cfg := harness.Command("web", "")
 	cfg.Image.Image, cfg.Command = harness.Nginx, nil
 	p.Start(cfg)
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	answers := func() bool {
 		r, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
 		if err != nil {
@@ -34,7 +34,7 @@ func TestHostPort(t *testing.T) {
 		body, err := io.ReadAll(r.Body)
 		return err == nil && strings.Contains(string(body), "nginx")
 	}
-	harness.Eventually(t, 20*time.Second, "the host port answers", answers)
+	harness.Eventually(t, harness.Patience, "the host port answers", answers)
 	if err := n.Runtime.StopPodSandbox(t.Context(), p.ID); err != nil {
 		t.Fatal(err)
 	}

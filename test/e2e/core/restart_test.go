@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -46,8 +45,11 @@ func restart(t *testing.T, n *harness.Node, sig syscall.Signal) {
 		return st.Size()
 	}
 	at := size()
-	harness.Eventually(t, 5*time.Second, "the log grows without a daemon", func() bool { return size() > at })
-	time.Sleep(1500 * time.Millisecond)
+	harness.Eventually(t, harness.Patience, "the log grows without a daemon", func() bool { return size() > at })
+	harness.Eventually(t, harness.Patience, "the container ends without a daemon", func() bool {
+		_, err := os.Stat(filepath.Join(n.Root, "pods", p.ID, "c", ends, "exit.json"))
+		return err == nil
+	})
 	if err := n.Launch(); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +85,7 @@ func restart(t *testing.T, n *harness.Node, sig syscall.Signal) {
 func TestSecondDaemon(t *testing.T) {
 	n := harness.Get(t)
 	n.Foreign(t)
-	out, err := n.Second(5 * time.Second)
+	out, err := n.Second(harness.Patience)
 	if err == nil {
 		t.Error("a second daemon serves the same root")
 	}

@@ -19,6 +19,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,6 +36,9 @@ import (
 	"github.com/berth-runtime/berth/test/e2e/leak"
 )
 
+// Patience is how long tests wait for what has to come: far more than a busy machine needs.
+const Patience = time.Minute
+
 // Node is the daemon under test and what speaks to it.
 type Node struct {
 	Endpoint    string
@@ -47,6 +52,8 @@ type Node struct {
 	top      string
 	registry *exec.Cmd
 	daemon   *exec.Cmd
+	extra    []string // arguments of a test's own daemon
+	path     string   // its PATH
 	conn     *grpc.ClientConn
 }
 
@@ -57,7 +64,16 @@ var (
 )
 
 // Main runs the tests of a package with a node. It enters namespaces of its own first, so that plain "go test" is enough.
-func Main(m *testing.M) int {
+func Main(m *testing.M) int { return MainWith(m, nil) }
+
+// MainWith is Main for a node whose configuration file is what config gives; cache is the directory of built tools.
+func MainWith(m *testing.M, config func(cache string) string) int {
+	if words := os.Getenv(probeEnv); words != "" {
+		if err := probe(strings.Fields(words)); err != nil {
+			return complain(err)
+		}
+		return 0
+	}
 	if os.Geteuid() != 0 {
 		reason = "needs root: pods are made for real"
 		return m.Run()
@@ -74,7 +90,7 @@ func Main(m *testing.M) int {
 	if os.Getenv("BERTH_IN_TESTNS") == "" {
 		return complain(syscall.Exec(filepath.Join(top, "hack/testns.sh"), append([]string{"testns.sh"}, os.Args...), os.Environ()))
 	}
-	n, err := start(top)
+	n, err := start(top, config)
 	if n != nil {
 		defer n.stop()
 	}
@@ -88,7 +104,7 @@ func Main(m *testing.M) int {
 		return complain(err)
 	}
 	code := m.Run()
-	left, err := leak.Settle(before, all, 5*time.Second)
+	left, err := leak.Settle(before, all, Patience)
 	if err != nil || len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "left behind by all tests together: %v\n    %s\n", err, strings.Join(left, "\n    "))
 		return 1
@@ -117,7 +133,7 @@ func Get(t *testing.T) *Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		left, err := leak.Settle(before, the.owned(), 5*time.Second)
+		left, err := leak.Settle(before, the.owned(), Patience)
 		if err != nil {
 			t.Error(err)
 		}
@@ -135,7 +151,8 @@ func (n *Node) owned() leak.Options {
 	if n.Root == "" {
 		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
-	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"), filepath.Join(n.Root, "layers")}}
+	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"),
+		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp"), filepath.Join(n.State, "oci/berth/.exe")}} // filters and programs, kept by content
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.
@@ -146,20 +163,25 @@ func (n *Node) Foreign(t *testing.T) {
 	}
 }
 
-func start(top string) (*Node, error) {
-	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS")}
+func start(top string, config func(cache string) string) (*Node, error) {
+	n := &Node{top: top, Endpoint: os.Getenv("BERTH_E2E_ENDPOINT"), Dir: os.Getenv("BERTH_E2E_LOGS"), extra: []string{"--builtin-network"}}
 	if n.Endpoint != "" {
 		if err := n.connect(); err != nil {
 			return n, err
 		}
-		return n, n.warm()
+		return n, n.Warm()
 	}
 	dir, err := os.MkdirTemp("", "berth-e2e-")
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Mount("berth-e2e", dir, "tmpfs", 0, "mode=755"); err != nil {
-		return nil, fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if !onDisk() {
+		if err := unix.Mount("berth-e2e", dir, "tmpfs", 0, "mode=755"); err != nil {
+			return nil, fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+		}
 	}
 	n.Dir, n.Root, n.State = dir, filepath.Join(dir, "root"), filepath.Join(dir, "state")
 	n.Endpoint = "unix://" + filepath.Join(n.State, "berth.sock")
@@ -169,7 +191,11 @@ func start(top string) (*Node, error) {
 		}
 	}
 	// The machine's own configuration does not count.
-	if err := os.WriteFile(filepath.Join(dir, "config.toml"), nil, 0o644); err != nil {
+	text := ""
+	if config != nil {
+		text = config(n.Cache())
+	}
+	if err := n.Configure(text); err != nil {
 		return n, err
 	}
 	if err := n.serveImages(); err != nil {
@@ -178,13 +204,23 @@ func start(top string) (*Node, error) {
 	if err := n.Launch(); err != nil {
 		return n, err
 	}
-	return n, n.warm()
+	return n, n.Warm()
 }
+
+// Configure replaces the configuration file, for the next Launch.
+func (n *Node) Configure(text string) error {
+	return os.WriteFile(filepath.Join(n.Dir, "config.toml"), []byte(text), 0o644)
+}
+
+// onDisk tells that the daemon's files are to be where temporary files are, not on a tmpfs, which is faster: before
+// Linux 6.3 a tmpfs can't be mounted id-mapped, so there would be no user namespaces.
+func onDisk() bool { return os.Getenv("BERTH_TEST_FS") == "disk" }
 
 // CDI is the directory of CDI files of the daemon under test. A test makes it and removes it.
 func (n *Node) CDI() string { return filepath.Join(n.Dir, "cdi") }
 
-func (n *Node) cache() string {
+// Cache is the directory of what the scripts have built and fetched.
+func (n *Node) Cache() string {
 	if c := os.Getenv("BERTH_CACHE"); c != "" {
 		return c
 	}
@@ -193,7 +229,7 @@ func (n *Node) cache() string {
 
 func (n *Node) serveImages() error {
 	at := filepath.Join(n.Dir, "registry")
-	n.registry = exec.Command(filepath.Join(n.cache(), "bin/images"), "serve", "--cache", filepath.Join(n.cache(), "images"),
+	n.registry = exec.Command(filepath.Join(n.Cache(), "bin/images"), "serve", "--cache", filepath.Join(n.Cache(), "images"),
 		"--dir", filepath.Join(n.Dir, "certs.d"), "--addr-file", at)
 	n.registry.Stderr = os.Stderr
 	if err := n.registry.Start(); err != nil {
@@ -209,9 +245,13 @@ func (n *Node) Launch() error {
 		return err
 	}
 	defer log.Close()
-	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), "serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
-		"--cni-conf-dir", filepath.Join(n.Dir, "cni"), "--cni-bin-dir", filepath.Join(n.cache(), "cni"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--builtin-network", "--cdi-spec-dirs", n.CDI())
+	args := []string{"serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
+		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI(), "--cgroup-driver", driver()}
+	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
+	if n.path != "" {
+		n.daemon.Env = append(os.Environ(), "PATH="+n.path)
+	}
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
@@ -244,7 +284,7 @@ func (n *Node) connect() error {
 	}
 	n.Raw, n.RawImages = rt.NewRuntimeServiceClient(n.conn), rt.NewImageServiceClient(n.conn)
 	if err := poll("the daemon", func() error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		_, err := n.Raw.Version(ctx, &rt.VersionRequest{})
 		return err
@@ -269,9 +309,9 @@ func (n *Node) disconnect() {
 	}
 }
 
-// warm runs one pod with a host port, so that what is made once per node (the bridge, tables and chains) is there before
+// Warm runs one pod with a host port, so that what is made once per node (the bridge, tables and chains) is there before
 // anything is compared.
-func (n *Node) warm() error {
+func (n *Node) Warm() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cfg := PodConfig("warm", n.Dir)
@@ -300,6 +340,10 @@ func (n *Node) stop() {
 		os.Remove(filepath.Dir(h))
 	}
 	if n.Root != "" {
+		if onDisk() {
+			os.RemoveAll(n.Dir)
+			return
+		}
 		unix.Unmount(n.Dir, unix.MNT_DETACH)
 		os.Remove(n.Dir)
 	}
@@ -307,11 +351,10 @@ func (n *Node) stop() {
 
 func poll(what string, try func() error) error {
 	var err error
-	for range 300 {
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = try(); err == nil {
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("wait for %s: %w", what, err)
 }
@@ -322,7 +365,13 @@ func tail(name string, lines int) string {
 		return err.Error()
 	}
 	l := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
-	return strings.Join(l[max(0, len(l)-lines):], "\n")
+	l = l[max(0, len(l)-lines):]
+	for i := range l {
+		if len(l[i]) > 1000 { // a dump of all goroutines is one line
+			l[i] = l[i][:1000] + "…"
+		}
+	}
+	return strings.Join(l, "\n")
 }
 
 // Second starts another daemon on the same directories and returns what it said before it gave up.
@@ -336,3 +385,35 @@ func (n *Node) Second(within time.Duration) (string, error) {
 	}
 	return string(out), err
 }
+
+// Goroutines asks the daemon for the number of its goroutines: SIGUSR1 makes it log them.
+func (n *Node) Goroutines(t *testing.T) int {
+	t.Helper()
+	log := filepath.Join(n.Dir, "daemon.log")
+	last := func() (times, count int) {
+		b, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := goroutines.FindAllSubmatch(b, -1)
+		if len(all) > 0 {
+			count, _ = strconv.Atoi(string(all[len(all)-1][1]))
+		}
+		return len(all), count
+	}
+	before, count := last()
+	if err := n.daemon.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, Patience, "the daemon tells its goroutines", func() bool {
+		var now int
+		now, count = last()
+		return now > before
+	})
+	return count
+}
+
+var goroutines = regexp.MustCompile(`msg=goroutines count=(\d+)`)
+
+// Conn is the connection to the daemon, for what no client library sends.
+func (n *Node) Conn() *grpc.ClientConn { return n.conn }

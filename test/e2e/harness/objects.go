@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -42,7 +43,17 @@ func PodConfig(name, dir string) *rt.PodSandboxConfig {
 }
 
 // cgroupParent is what kubelet would have made; the harness removes it at the end.
-func cgroupParent(dir string) string { return "/" + filepath.Base(dir) }
+func cgroupParent(dir string) string {
+	if driver() == "systemd" {
+		// A dash in a slice's name would be a step down (systemd.slice(5)).
+		return "/" + strings.ReplaceAll(filepath.Base(dir), "-", "_") + ".slice"
+	}
+	return "/" + filepath.Base(dir)
+}
+
+// driver is who makes cgroups. Not systemd unless asked for: a daemon in a PID namespace of its own has nothing to say
+// to a systemd outside of it. With BERTH_IN_TESTNS set as well the tests stay in the machine's namespaces.
+func driver() string { return cmp.Or(os.Getenv("BERTH_E2E_CGROUP_DRIVER"), "cgroupfs") }
 
 // Command is a container of busybox that runs a shell script.
 func Command(name, script string) *rt.ContainerConfig {
@@ -68,10 +79,16 @@ type Pod struct {
 // Run runs a pod.
 func (n *Node) Run(t *testing.T, cfg *rt.PodSandboxConfig) *Pod {
 	t.Helper()
+	return n.RunOn(t, cfg, "")
+}
+
+// RunOn runs a pod on a runtime handler.
+func (n *Node) RunOn(t *testing.T, cfg *rt.PodSandboxConfig, handler string) *Pod {
+	t.Helper()
 	if err := os.MkdirAll(cfg.LogDirectory, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	id, err := n.Runtime.RunPodSandbox(t.Context(), cfg, "")
+	id, err := n.Runtime.RunPodSandbox(t.Context(), cfg, handler)
 	if err != nil {
 		t.Fatalf("RunPodSandbox: %v", err)
 	}
@@ -140,7 +157,7 @@ func (n *Node) Status(t *testing.T, id string) *rt.ContainerStatus {
 func (n *Node) Exited(t *testing.T, id string) *rt.ContainerStatus {
 	t.Helper()
 	var s *rt.ContainerStatus
-	Eventually(t, 20*time.Second, "the container has exited", func() bool {
+	Eventually(t, Patience, "the container has exited", func() bool {
 		s = n.Status(t, id)
 		return s.State == rt.ContainerState_CONTAINER_EXITED
 	})
@@ -150,7 +167,7 @@ func (n *Node) Exited(t *testing.T, id string) *rt.ContainerStatus {
 // Exec runs a command in the container and returns its output; it must succeed.
 func (n *Node) Exec(t *testing.T, id string, cmd ...string) string {
 	t.Helper()
-	out, errOut, err := n.Runtime.ExecSync(t.Context(), id, cmd, 20*time.Second)
+	out, errOut, err := n.Runtime.ExecSync(t.Context(), id, cmd, Patience)
 	if err != nil {
 		t.Fatalf("ExecSync %q: %v: %s%s", cmd, err, out, errOut)
 	}

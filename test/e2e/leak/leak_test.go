@@ -42,7 +42,7 @@ func TestSeesWhatIsLeft(t *testing.T) {
 			t.Errorf("%q not seen after %q; seen: %q", what, c[0], left)
 		}
 	}
-	left, err := leak.Settle(before, opts, 5*time.Second)
+	left, err := leak.Settle(before, opts, time.Minute)
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %q, %v", left, err)
 	}

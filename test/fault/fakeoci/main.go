@@ -31,6 +31,9 @@ type invocation struct {
 }
 
 func main() {
+	if len(os.Args) > 1 && (os.Args[1] == "init" || os.Args[1] == "payload") {
+		admitted()
+	}
 	if len(os.Args) > 2 && os.Args[1] == "init" {
 		wait(os.Args[2])
 		payload(os.Args[3:])
@@ -189,13 +192,22 @@ func (v invocation) start() error {
 	return v.step("started")
 }
 
-// launch starts this program again and puts it into a cgroup.
+// launch starts this program again and puts it into a cgroup. The process goes on once it is there: one whose runtime is
+// killed before would run outside, where nobody looks for it.
 func launch(g *cgroup.Group, args []string) (int, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer w.Close()
 	c := exec.Command("/proc/self/exe", args...)
 	c.Args[0] = "fakeoci-container"
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	c.ExtraFiles = []*os.File{r}
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := c.Start(); err != nil {
+	err = c.Start()
+	r.Close()
+	if err != nil {
 		return 0, err
 	}
 	if err := g.Add(c.Process.Pid); err != nil {
@@ -203,7 +215,17 @@ func launch(g *cgroup.Group, args []string) (int, error) {
 		c.Wait()
 		return 0, err
 	}
-	return c.Process.Pid, nil
+	_, err = w.Write([]byte{0})
+	return c.Process.Pid, err
+}
+
+// admitted waits for launch to have put this process into its cgroup.
+func admitted() {
+	f := os.NewFile(3, "admission")
+	if n, _ := f.Read(make([]byte, 1)); n != 1 {
+		os.Exit(1)
+	}
+	f.Close()
 }
 
 func (v invocation) exec() error {

@@ -2,8 +2,10 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -34,6 +36,56 @@ func main() {
 			fmt.Println(err)
 			os.Exit(1)
 		}
+	case "talk":
+		// says the size of its terminal for each line it reads, until one says "end"
+		for in := bufio.NewScanner(os.Stdin); in.Scan() && in.Text() != "end"; {
+			ws, _ := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+			fmt.Printf("got %s %d %d\n", in.Text(), ws.Row, ws.Col)
+		}
+		os.Exit(5)
+	case "hook":
+		state, _ := io.ReadAll(os.Stdin)
+		host, _ := os.Hostname()
+		wd, _ := os.Getwd()
+		line, _ := json.Marshal(map[string]any{"State": json.RawMessage(state), "Env": strings.Join(os.Environ(), " "), "Pid": os.Getpid(), "Hostname": host, "Cwd": wd})
+		f, _ := os.OpenFile(os.Args[2], os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		fmt.Fprintf(f, "%s\n", line)
+	case "agent":
+		n, _ := strconv.Atoi(os.Args[2])
+		agent(n)
+	case "personality":
+		// asks three times; the errno of each
+		for i, p := range []uint32{0, 8, 0xffffffff} {
+			_, _, e := unix.RawSyscall(unix.SYS_PERSONALITY, uintptr(p), 0, 0)
+			fmt.Printf("%d:%d%s", p, int(e), []string{" ", " ", "\n"}[i])
+		}
+	case "stat":
+		for _, name := range os.Args[2:] {
+			var st unix.Stat_t
+			if err := unix.Lstat(name, &st); err != nil {
+				fmt.Println(name, err)
+				continue
+			}
+			fmt.Println(name, st.Uid, st.Gid)
+		}
+	case "clocks":
+		now := map[string]int64{}
+		for name, id := range map[string]int32{"monotonic": unix.CLOCK_MONOTONIC, "boottime": unix.CLOCK_BOOTTIME} {
+			var ts unix.Timespec
+			unix.ClockGettime(id, &ts)
+			now[name] = ts.Sec
+		}
+		json.NewEncoder(os.Stdout).Encode(now)
+	case "rlimits":
+		all := map[string][2]uint64{}
+		for n := range 16 {
+			var l unix.Rlimit
+			unix.Prlimit(0, n, nil, &l)
+			all[strconv.Itoa(n)] = [2]uint64{l.Cur, l.Max}
+		}
+		json.NewEncoder(os.Stdout).Encode(all)
+	case "sched":
+		json.NewEncoder(os.Stdout).Encode(sched())
 	case "tty":
 		report := map[string]any{}
 		ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
@@ -49,6 +101,24 @@ func main() {
 		report["console"] = a.Rdev == b.Rdev
 		json.NewEncoder(os.Stdout).Encode(report)
 	}
+}
+
+// sched tells how this process is scheduled.
+func sched() map[string]any {
+	out := map[string]any{}
+	if a, err := unix.SchedGetAttr(0, 0); err == nil {
+		out["policy"], out["nice"], out["priority"], out["flags"] = a.Policy, a.Nice, a.Priority, a.Flags
+		out["runtime"], out["deadline"], out["period"] = a.Runtime, a.Deadline, a.Period
+	}
+	io, _, _ := unix.Syscall(unix.SYS_IOPRIO_GET, 1, 0, 0)
+	out["io"] = io
+	var set unix.CPUSet
+	unix.SchedGetaffinity(0, &set)
+	out["cpus"] = fmt.Sprint(set.Count(), set.IsSet(0), set.IsSet(1))
+	var u unix.Utsname
+	unix.Uname(&u)
+	out["machine"] = unix.ByteSliceToString(u.Machine[:])
+	return out
 }
 
 type seen struct {

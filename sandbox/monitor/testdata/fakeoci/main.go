@@ -18,7 +18,7 @@ import (
 func main() {
 	args := os.Args[2:]
 	switch os.Args[1] {
-	case "create": // PIDFILE DELAY_MS CMD...: starts "fakeoci CMD...", leaves it, and exits 0 after the delay
+	case "create": // PIDFILE DELAY CMD...: starts "fakeoci CMD...", leaves it, and exits 0 after DELAY ms or when the file DELAY is there
 		create(args[0], args[1], args[2:])
 	case "create-tty": // PIDFILE SOCKET CMD...
 		createTTY(args[0], args[1], args[2:])
@@ -144,7 +144,13 @@ func create(pidFile, delay string, cmd []string) {
 		os.Exit(1)
 	}
 	os.WriteFile(pidFile, []byte(strconv.Itoa(c.Process.Pid)), 0o600)
-	time.Sleep(time.Duration(number(delay)) * time.Millisecond)
+	if !strings.HasPrefix(delay, "/") {
+		time.Sleep(time.Duration(number(delay)) * time.Millisecond)
+		return
+	}
+	for _, err := os.Stat(delay); err != nil; _, err = os.Stat(delay) {
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func createTTY(pidFile, socket string, cmd []string) {

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Compiles the tests that look at the kernel into .cache/vm/tests, as PACKAGE.test, and the programs they build
+# themselves into .cache/vm/built (see go.sh).
+set -euo pipefail
+. "$(dirname "$0")/../env.sh"
+VM=$CACHE/vm
+packages="cmd/berth image image/layer image/overlay netplugin netplugin/bridge oci/apparmor oci/cgroup oci/cgroup/systemd oci/launch
+oci/launch/hook oci/launch/nofile oci/launch/seccomp oci/launch/spawn oci/launch/state sandbox sandbox/host
+sandbox/monitor sandbox/monitor/loop sandbox/ns sandbox/ns/hold test/fault"
+e2e="core contract leak"
+programs="oci/launch/testdata/probe sandbox/monitor/testdata/fakeoci test/fault/fakeoci test/fault/fakecni"
+
+# What was compiled from this state of the tree need not be looked at again.
+key=$( (cd "$ROOT" && go version && git ls-files -z --cached --others --exclude-standard -- '*.go' '*.s' 'go.mod' '*/go.mod' hack/vm/tests.sh |
+	sort -z | xargs -0 sha256sum 2>/dev/null) | sha256sum | cut -c1-16)
+fresh "$VM/tests.stamp" "$key" && exit
+mkdir -p "$VM/tests" "$VM/built"
+export CGO_ENABLED=0
+for p in $packages; do
+	mkdir -p "$VM/tests/$(dirname "$p")"
+	go test -C "$ROOT" -c -ldflags "-s -w" -o "$VM/tests/$p.test" "./$p"
+done
+for p in $e2e; do
+	mkdir -p "$VM/tests/test/e2e"
+	go test -C "$ROOT/test/e2e" -c -ldflags "-s -w" -o "$VM/tests/test/e2e/$p.test" "./$p"
+done
+for p in $programs; do
+	mkdir -p "$VM/built/$(dirname "$p")"
+	go build -C "$ROOT" -trimpath -ldflags '-s -w' -o "$VM/built/$p" "./$p"
+done
+echo "$key" >"$VM/tests.stamp"
