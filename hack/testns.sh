@@ -80,7 +80,7 @@ devices() {
 # parameters of the machine that a bug is most likely to hit, or that would hurt most.
 parameters() {
 	(cd "$1" && grep -s . kernel/{core_pattern,core_pipe_limit,core_uses_pid,modprobe,poweroff_cmd,panic,panic_on_oops,sysrq,randomize_va_space,pid_max} \
-		vm/{laptop_mode,overcommit_memory,panic_on_oom,swappiness,drop_caches} fs/{suid_dumpable,file-max,protected_symlinks,protected_hardlinks} || true)
+		vm/{laptop_mode,overcommit_memory,panic_on_oom,swappiness} fs/{suid_dumpable,protected_symlinks,protected_hardlinks} ${BERTH_JAIL_PARAMETER:-} || true)
 }
 
 seal() {
