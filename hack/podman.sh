@@ -38,7 +38,8 @@ if [ -z "${inside:-}" ]; then
 	fi
 	"$ROOT/hack/images.sh"
 	make -s -C "$ROOT" build
-	exec "$ROOT/hack/testns.sh" "$0" --inside --runtime "$runtime" --out "$out"
+	mkdir -p "$out"
+	exec "$ROOT/hack/testns.sh" --read-only --write "$out" ${TOTALS:+--write "$(dirname "$TOTALS")"} "$0" --inside --runtime "$runtime" --out "$out"
 fi
 
 mkdir -p "$out"
