@@ -1,8 +1,9 @@
-# Sourced: a registry and a daemon for tests and the demo, all below one directory on a tmpfs.
+# Sourced: a registry and a daemon for tests and the demo, all below one directory on a tmpfs (BERTH_TEST_FS=disk: not).
 #
 #   work_up                 makes $WORK and mounts a tmpfs there
 #   registry_up             serves the test images; mirrors in $WORK/certs.d
-#   daemon_up NAME          NAME is berth or containerd; waits until $ENDPOINT answers; NETWORK=builtin|reference;
+#   daemon_up NAME          NAME is berth or containerd; waits until $ENDPOINT answers; NETWORK=builtin|reference,
+#                           CGROUP_DRIVER=auto|cgroupfs|systemd;
 #                           OCI is the OCI runtime that containerd calls, runc unless set;
 #                           HANDLERS="runc crun" are runtime handlers of berth, from .cache/peers
 #   daemon_kill SIGNAL      signals it and waits for its end
@@ -11,7 +12,9 @@
 work_up() {
 	need_root
 	WORK=$(mktemp -d "${TMPDIR:-/tmp}/berth.XXXXXX")
-	mount -t tmpfs -o mode=755 berth "$WORK"
+	chmod 755 "$WORK"
+	# Fast; but before Linux 6.3 a tmpfs can't be mounted id-mapped: no pods with user namespaces.
+	[ "${BERTH_TEST_FS:-}" = disk ] || mount -t tmpfs -o mode=755 berth "$WORK"
 	mkdir -p "$WORK"/{certs.d,cni,root,state}
 	CRICTL=(crictl)
 }
@@ -71,6 +74,7 @@ berth_up() {
 	case " ${HANDLERS:-} " in *" crun "*) no_unified_controllers ;; esac
 	"$ROOT/bin/berth" serve --config "$WORK/config.toml" --root "$WORK/root" --state "$WORK/state" --listen "$ENDPOINT" \
 		--cni-conf-dir "$WORK/cni" --cni-bin-dir "$CACHE/cni" --registry-config "$WORK/certs.d" "${net[@]}" \
+		--cgroup-driver "${CGROUP_DRIVER:-auto}" \
 		>>"$WORK/daemon.log" 2>&1 &
 	DAEMON_PID=$!
 }
@@ -130,7 +134,11 @@ work_down() {
 	[ -n "${WORK:-}" ] || return 0
 	daemon_kill TERM
 	[ -z "${REGISTRY_PID:-}" ] || { kill "$REGISTRY_PID" 2>/dev/null; wait "$REGISTRY_PID" 2>/dev/null; } || true
-	umount -R "$WORK" 2>/dev/null || umount -R -l "$WORK" || true
-	rmdir "$WORK" 2>/dev/null || true
+	if [ "${BERTH_TEST_FS:-}" = disk ]; then
+		rm -rf --one-file-system "$WORK"
+	else
+		umount -R "$WORK" 2>/dev/null || umount -R -l "$WORK" || true
+		rmdir "$WORK" 2>/dev/null || true
+	fi
 	WORK=
 }

@@ -22,10 +22,10 @@ chmod 755 "$tree"
 install -d "$tree"/{DEBIAN,usr/bin,usr/lib/systemd/system,etc/berth/certs.d,usr/share/doc/berth}
 install -m 755 "$ROOT"/bin/{berth,berth-monitor,berth-oci,berth-bridge} "$tree/usr/bin/"
 sed 's#/usr/local/bin/#/usr/bin/#; /^\# systemd unit: copy to/d' "$ROOT/hack/berth.service" >"$tree/usr/lib/systemd/system/berth.service"
-install -m 644 "$ROOT/packaging/deb/config.toml" "$tree/etc/berth/config.toml"
+install -m 644 "$ROOT/hack/deb/config.toml" "$tree/etc/berth/config.toml"
 install -m 644 "$ROOT"/{README,ARCHITECTURE}.md "$ROOT"/docs/*.md "$tree/usr/share/doc/berth/"
 install -m 644 "$ROOT/LICENSE" "$tree/usr/share/doc/berth/copyright"
-install -m 755 "$ROOT"/packaging/deb/{postinst,prerm,postrm} "$tree/DEBIAN/"
+install -m 755 "$ROOT"/hack/deb/{postinst,prerm,postrm} "$tree/DEBIAN/"
 echo /etc/berth/config.toml >"$tree/DEBIAN/conffiles"
 cat >"$tree/DEBIAN/control" <<CONTROL
 Package: berth

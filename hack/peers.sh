@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds or fetches the runtimes that tests and benchmarks compare with into .cache/peers: containerd with its shim and
-# ctr, runc, and crun. They validate the tests: what fails there is the test's fault.
+# ctr, runc, and crun. They validate the tests: what fails there is the test's fault. criu is what checkpoints need.
 #
-#   hack/peers.sh [containerd|runc|crun|crun-1.8|crun-new]...     the first three without arguments
+#   hack/peers.sh [containerd|runc|crun|crun-1.8|crun-new|criu]...     the first three without arguments
 #
 # crun-1.8 is Debian 12's, crun-new the newest in Debian, which hack/bench.sh oci compares with.
 set -euo pipefail
@@ -31,18 +31,22 @@ peer_runc() {
 	echo "$key" >"$peers/runc.stamp"
 }
 
-# crun and the libraries it needs come out of a newer Debian suite, from the mirror this machine uses already, without
-# touching its packages: an apt configuration of its own, packages unpacked into a directory, and a copy of the program
-# that names the loader and the libraries there by absolute path (it executes itself out of a memfd, where neither a
-# wrapper nor $ORIGIN would work).
-peer_crun() { unpack_crun crun; }
-peer_crun-new() { SUITE=sid unpack_crun crun-new; }
-unpack_crun() {
-	local key="$SUITE $peers" name=$1
+peer_crun() { from_suite crun crun usr/bin/crun; }
+peer_crun-new() { SUITE=sid from_suite crun-new crun usr/bin/crun; }
+
+# CRIU of Debian 12 does not start on kernels from 6.15 on.
+peer_criu() { from_suite criu criu usr/sbin/criu; }
+
+# from_suite NAME PACKAGE FILE: a program and the libraries it needs out of a newer Debian suite, from the mirror this machine
+# uses already, without touching its packages: an apt configuration of its own, packages unpacked into a directory, and a
+# copy of the program that names the loader and the libraries there by absolute path (crun executes itself out of a memfd,
+# where neither a wrapper nor $ORIGIN would work).
+from_suite() {
+	local name=$1 package=$2 program=$3 key="$SUITE $peers"
 	fresh "$peers/$name.stamp" "$key" && [ -x "$peers/$name" ] && return
-	command -v apt-get >/dev/null || die "crun is taken from Debian's packages, and this is no Debian"
-	need patchelf:patchelf:"lets crun of another Debian suite use that suite's libraries"
-	say "fetching crun of Debian $SUITE (once)"
+	command -v apt-get >/dev/null || die "$name is taken from Debian's packages, and this is no Debian"
+	need patchelf:patchelf:"lets a program of another Debian suite use that suite's libraries"
+	say "fetching $name of Debian $SUITE (once)"
 	local apt; apt=$(mktemp -d)
 	mkdir -p "$apt"/{lists/partial,cache/archives/partial,sources,deb,root}
 	suite_sources >"$apt/sources/suite.list"
@@ -59,23 +63,23 @@ unpack_crun() {
 		export APT_CONFIG=$apt/apt.conf
 		apt-get update -qq
 		cd "$apt/deb"
-		# What crun pulls in on a machine that has nothing: names are what is before the first underscore of a file name.
-		apt-get download -qq $(apt-get install -qq -y --print-uris --no-install-recommends crun | awk '{ sub(/_.*/, "", $2); print $2 }')
+		# What it pulls in on a machine that has nothing: names are what is before the first underscore of a file name.
+		apt-get download -qq $(apt-get install -qq -y --print-uris --no-install-recommends "$package" | awk '{ sub(/_.*/, "", $2); print $2 }')
 		for deb in *.deb; do dpkg -x "$deb" "$apt/root"; done
 	) >"$apt/log" 2>&1; then
 		cat "$apt/log" >&2
 		rm -rf "$apt"
-		die "crun of Debian $SUITE could not be fetched"
+		die "$name of Debian $SUITE could not be fetched"
 	fi
 	rm -rf "$peers/$name.d"
 	mkdir "$peers/$name.d"
 	find "$apt/root" -path '*/gconv/*' -prune -o ! -type d \( -name '*.so' -o -name '*.so.*' \) -exec cp -L {} "$peers/$name.d/" \;
-	cp "$apt/root/usr/bin/crun" "$peers/$name.tmp"
+	cp "$apt/root/$program" "$peers/$name.tmp"
 	# one at a time: both at once spoil the program where the paths are long (patchelf 0.14)
 	patchelf --set-interpreter "$(ls "$peers/$name.d"/ld-linux*.so.*)" "$peers/$name.tmp"
 	patchelf --force-rpath --set-rpath "$peers/$name.d" "$peers/$name.tmp"
 	rm -rf "$apt"
-	"$peers/$name.tmp" --version >/dev/null || die "crun of Debian $SUITE does not run here"
+	"$peers/$name.tmp" --version >/dev/null || die "$name of Debian $SUITE does not run here"
 	mv "$peers/$name.tmp" "$peers/$name"
 	echo "$key" >"$peers/$name.stamp"
 }

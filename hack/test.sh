@@ -13,7 +13,7 @@ export TOTALS=$out/totals
 "$ROOT/hack/tools.sh" client critest cni packages
 "$ROOT/hack/images.sh"
 # Runtimes that the handlers' tests run pods on. Without one, its tests are skipped and say so.
-for peer in runc crun; do "$ROOT/hack/peers.sh" $peer || say "$peer could not be had: tests of it as a runtime handler are skipped"; done
+for peer in runc crun criu; do "$ROOT/hack/peers.sh" $peer || say "$peer could not be had: tests that need it are skipped"; done
 make -s -C "$ROOT" build
 leaks save "$out/before"
 failed=0

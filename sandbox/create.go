@@ -448,9 +448,7 @@ func (k *creation) spawn(mon *monitor.Monitor) wire.Spawn {
 		s.ConsoleSocket = c.id[:12] + ".tty"
 	}
 	s.Argv = p.handler.CreateArgv(c.id, c.dir(), s.PidFile, p.consoleArg(mon, s.ConsoleSocket))
-	if !p.m.opt.SystemdCgroup {
-		s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
-	}
+	s.OOMFile = cgroup.OOMFile(c.rec.CgroupsPath)
 	return s
 }
 

@@ -120,13 +120,13 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 	if c.view.Load().ended {
 		return nil
 	}
-	if err := c.stop(ctx, grace); err != nil {
+	if err := stop(ctx, c, grace); err != nil {
 		return fmt.Errorf("stop container %s: %w", short(c.id), err)
 	}
 	return nil
 }
 
-func (c *Container) stop(ctx context.Context, grace time.Duration) error {
+func stop(ctx context.Context, c *Container, grace time.Duration) error {
 	if grace <= 0 {
 		return c.kill(ctx)
 	}

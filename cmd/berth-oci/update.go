@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-runtime/berth/oci/launch"
+	"github.com/berth-runtime/berth/oci/launch/criu"
 )
 
 // update changes limits: a LinuxResources document from a file or "-", or single values by flag.
@@ -114,7 +115,7 @@ func bytes(s string) (int64, error) {
 // checkpoint has the flags of runc that mean something here.
 func (a *app) checkpoint(ctx context.Context, args []string) (int, error) {
 	f := flags("checkpoint")
-	o := launch.CheckpointOptions{}
+	o := criu.Options{}
 	f.StringVar(&o.Images, "image-path", "checkpoint", "directory of CRIU's images")
 	f.StringVar(&o.Work, "work-path", "", "directory of CRIU's log and statistics")
 	f.BoolVar(&o.LeaveRunning, "leave-running", false, "let the container go on")
@@ -125,5 +126,13 @@ func (a *app) checkpoint(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return 2, err
 	}
-	return 0, a.with(rest[0], func(c *launch.Container) error { return c.Checkpoint(ctx, o) })
+	return 0, a.with(rest[0], func(c *launch.Container) error {
+		if s := c.Status(); s != "running" {
+			return fmt.Errorf("checkpoint %s: it is %s: %w", c.State.ID, s, fs.ErrInvalid)
+		}
+		if err := criu.Dump(ctx, c.State.Pid, o); err != nil {
+			return fmt.Errorf("checkpoint %s: %w", c.State.ID, err)
+		}
+		return nil
+	})
 }

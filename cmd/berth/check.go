@@ -67,9 +67,9 @@ func check(io std, args []string) error {
 			fmt.Fprintf(w, "yes\t%s\t%s\n", f.name, found)
 		case f.needed:
 			lacking++
-			fmt.Fprintf(w, "MISSING\t%s\t%v: %s\n", f.name, err, f.without)
+			fmt.Fprintf(w, "MISSING\t%s\t%s: %s\n", f.name, oneLine(err), f.without)
 		default:
-			fmt.Fprintf(w, "no\t%s\t%v: %s\n", f.name, err, f.without)
+			fmt.Fprintf(w, "no\t%s\t%s: %s\n", f.name, oneLine(err), f.without)
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -80,6 +80,9 @@ func check(io std, args []string) error {
 	}
 	return nil
 }
+
+// oneLine keeps a row of the table one: joined errors have a line each.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func tryRoot() (string, error) {
 	if os.Geteuid() != 0 {

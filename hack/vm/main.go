@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string) (int, error) {
 		"up": up, "exec": execute, "put": put, "get": get, "down": down,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return 2, errors.New("usage: vm up|exec|put|get|down -dir D ...")
+		return 2, errors.New("usage: vm up|exec|put|get|down -dir D [arguments]")
 	}
 	return verbs[args[0]](ctx, flag.NewFlagSet("vm "+args[0], flag.ExitOnError), args[1:])
 }
@@ -63,7 +63,7 @@ func up(ctx context.Context, f *flag.FlagSet, args []string) (int, error) {
 	f.StringVar(&o.Words, "append", "", "more kernel command line")
 	f.Var(&disks, "disk", "IMAGE=/MOUNTPOINT, an erofs image; may be repeated")
 	tap := f.String("tap", "", "NAME,ADDRESS/BITS,GATEWAY: a tap device of this network namespace, instead of QEMU's own network")
-	timeout := f.Duration("timeout", 5*time.Minute, "for the boot")
+	timeout := f.Duration("timeout", 15*time.Minute, "for the boot")
 	if err := f.Parse(args); err != nil {
 		return 2, err
 	}

@@ -23,6 +23,9 @@ mkdir -p "$tree"/{bin,src,cache}
 cp "$ROOT"/bin/* "$tree/bin/"
 cp "$CACHE"/bin/{crictl,critest,ginkgo,images,testsum,leaks} "$tree/bin/"
 cp "$ROOT/hack/vm/go.sh" "$tree/bin/go"
+cp "$ROOT/hack/vm/sudo.sh" "$tree/bin/sudo"
+[ -x "$VM/test2json" ] || CGO_ENABLED=0 go build -o "$VM/test2json" cmd/test2json
+cp "$VM/test2json" "$tree/bin/"
 cp -a "$VM/tests" "$VM/built" "$tree/"
 cp -a "$CACHE/cni" "$CACHE/images" "$tree/cache/"
 (cd "$ROOT" && git ls-files -z --cached --others --exclude-standard | tar --null --ignore-failed-read -T - -cf - 2>/dev/null) | tar -C "$tree/src" -xf -
@@ -33,7 +36,7 @@ ln -s /payload/bin "$tree/cache/bin"
 name=$(cd "$tree" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
 out=$VM/payload-$name.erofs
 if [ ! -e "$out" ]; then
-	mkfs.erofs --quiet -U clear -T0 "$out.tmp" "$tree" >/dev/null
+	mkfs.erofs --quiet -T0 "$out.tmp" "$tree" >/dev/null
 	find "$VM" -maxdepth 1 -name 'payload-*.erofs' -delete
 	mv "$out.tmp" "$out"
 fi

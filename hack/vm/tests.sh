@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/../env.sh"
 VM=$CACHE/vm
-packages="cmd/berth image image/layer image/overlay netplugin netplugin/bridge oci/cgroup oci/cgroup/systemd oci/launch
+packages="cmd/berth image image/layer image/overlay netplugin netplugin/bridge oci/apparmor oci/cgroup oci/cgroup/systemd oci/launch
 oci/launch/hook oci/launch/nofile oci/launch/seccomp oci/launch/spawn oci/launch/state sandbox sandbox/host
 sandbox/monitor sandbox/monitor/loop sandbox/ns sandbox/ns/hold test/fault"
 e2e="core contract leak"

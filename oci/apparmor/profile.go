@@ -50,8 +50,8 @@ profile NAME flags=(attach_disconnected,mediate_deleted) {
   deny /sys/fs/[^c]*/** wklx,
   deny /sys/fs/c[^g]*/** wklx,
   deny /sys/fs/cg[^r]*/** wklx,
-  deny /sys/firmware/** rwklx,
+  deny /sys/firmware/{,**} rwklx,
   deny /sys/devices/virtual/powercap/** rwklx,
-  deny /sys/kernel/security/** rwklx,
+  deny /sys/kernel/security/{,**} rwklx,
 }
 `

@@ -18,9 +18,10 @@ import (
 	"github.com/berth-runtime/berth/oci/cgroup/systemd"
 )
 
-// systemdTimeout bounds a scope's start. systemd answers in milliseconds, or
-// it is wedged.
-const systemdTimeout = 30 * time.Second
+// systemdTimeout bounds a scope's start. systemd answers in milliseconds, but
+// on a node without CPU to spare its one thread has been seen to need half a
+// minute; kubelet gives the creation of a container two.
+const systemdTimeout = 90 * time.Second
 
 // scopePath turns "slice:prefix:name" into the path systemd gives the scope
 // prefix-name.scope: a dash in a slice's name is a step down (systemd.slice(5)).

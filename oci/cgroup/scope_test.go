@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -103,5 +104,16 @@ func TestSystemdDriverWithout(t *testing.T) {
 	}
 	if _, err := Create("/berth-test/x", Systemd); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("Create of a plain path: %v", err)
+	}
+}
+
+// TestScopeOOMFile: the monitor is told where a scope's counter will be before there is one.
+func TestScopeOOMFile(t *testing.T) {
+	f := OOMFile("kubepods-besteffort.slice:berth:c1")
+	if f == "" {
+		t.Skip("no memory controller")
+	}
+	if dir := "/kubepods.slice/kubepods-besteffort.slice/berth-c1.scope"; !strings.HasSuffix(filepath.Dir(f), dir) {
+		t.Errorf("%s is not in a directory %s", f, dir)
 	}
 }

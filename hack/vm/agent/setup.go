@@ -37,6 +37,13 @@ Storage=volatile
 RateLimitIntervalSec=0
 RuntimeMaxUse=128M
 `,
+	// On a host that is busy, without KVM, a second in here is not much: nothing is given up for being slow.
+	"etc/systemd/system.conf.d/vm.conf": `[Manager]
+DefaultTimeoutStartSec=10min
+DefaultTimeoutStopSec=10min
+`,
+	"etc/systemd/system/systemd-journald.service.d/vm.conf": "[Service]\nWatchdogSec=0\n",
+	"etc/systemd/system/systemd-udevd.service.d/vm.conf":    "[Service]\nWatchdogSec=0\n",
 	"etc/systemd/system/vm-agent.service": `[Unit]
 Description=Runs what the host asks for
 DefaultDependencies=no

@@ -63,7 +63,15 @@ func Dial(ctx context.Context, sockets ...string) (*Conn, error) {
 		}
 		errs = append(errs, err)
 	}
-	err := errors.Join(errs...)
+	// The first socket's reason is the one that counts; of one that is merely absent the last speaks as well as the first.
+	// (Joined errors are lines, and of a runtime's output only the last line is passed on.)
+	err := errs[0]
+	for _, e := range errs {
+		if !errors.Is(e, fs.ErrNotExist) {
+			err = e
+			break
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
@@ -132,7 +140,9 @@ func (c *Conn) deadline(ctx context.Context) func() {
 // authenticate proves the caller's uid, which the socket tells systemd anyway.
 func (c *Conn) authenticate() error {
 	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
-	if _, err := io.WriteString(c.conn, "\x00AUTH EXTERNAL "+uid+"\r\n"); err != nil {
+	// BEGIN goes with it, as sd-bus's own clients do: sent after OK it can reach systemd together with the first call,
+	// which then lies in its buffer unread until something else arrives.
+	if _, err := io.WriteString(c.conn, "\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"); err != nil {
 		return err
 	}
 	line, err := c.in.ReadString('\n')
@@ -142,8 +152,7 @@ func (c *Conn) authenticate() error {
 	if !strings.HasPrefix(line, "OK ") {
 		return fmt.Errorf("authenticate: %q: %w", strings.TrimSpace(line), fs.ErrPermission)
 	}
-	_, err = io.WriteString(c.conn, "BEGIN\r\n")
-	return err
+	return nil
 }
 
 // roundTrip sends a call and waits for its reply. Signals about finished jobs

@@ -12,8 +12,8 @@
 // without waiting. The only waits are those for disks (log, exit file) and for a child's exec. All buffers are of fixed size
 // and shared, since only one source works at a time; what is kept per container is bounded.
 //
-// Order at a death, on which everything else relies: the output that is already in the pipes is logged, the OOM counter is
-// read, the exit file is written and renamed into place, the process is reaped, the daemon is told.
+// Order at a death, on which everything else relies: the OOM counter is read, the output that is already in the pipes is
+// logged, the exit file is written and renamed into place, the process is reaped, the daemon is told.
 package loop
 
 import (

@@ -207,9 +207,10 @@ func (p *process) check() {
 		x.Signal = int(info.status)
 		x.Code = 128 + x.Signal
 	}
+	// Before all else: systemd removes a scope's cgroup as soon as it hears that the last process is dead, reaped or not.
+	x.OOMKilled = oomKilled(p.oomFile)
 	p.drain()
 	p.dismiss() // also where others go on writing
-	x.OOMKilled = oomKilled(p.oomFile)
 	p.unsaved = !writeExit(p.exitFile, x)
 	wait(p.pid, nil)
 	p.exit = x

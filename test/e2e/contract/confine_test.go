@@ -147,7 +147,9 @@ func TestSeccomp(t *testing.T) {
 	} {
 		cfg := harness.Command(c.name, "sleep 1000")
 		sc := cfg.Linux.SecurityContext
-		sc.Seccomp, sc.SeccompProfilePath, sc.Privileged = c.new, c.old, c.privileged
+		sc.Seccomp, sc.Privileged = c.new, c.privileged
+		//lint:ignore SA1019 Deprecated, and still to be honoured.
+		sc.SeccompProfilePath = c.old
 		id := p.Start(cfg)
 		for _, pid := range []string{"1", "self"} {
 			got := n.Exec(t, id, "sh", "-c", fmt.Sprintf("echo $(grep Seccomp: /proc/%s/status | cut -f2) $(mkdir /tmp/%s 2>/dev/null && echo made || echo not)", pid, pid))
@@ -196,7 +198,9 @@ func TestAppArmor(t *testing.T) {
 	} {
 		cfg := harness.Command(c.name, "sleep 1000")
 		sc := cfg.Linux.SecurityContext
-		sc.Apparmor, sc.ApparmorProfile, sc.Privileged = c.new, c.old, c.privileged
+		sc.Apparmor, sc.Privileged = c.new, c.privileged
+		//lint:ignore SA1019 Deprecated, and still to be honoured.
+		sc.ApparmorProfile = c.old
 		if got := strings.TrimSpace(n.Exec(t, p.Start(cfg), "cat", "/proc/1/attr/current")); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}

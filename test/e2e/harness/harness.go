@@ -53,6 +53,7 @@ type Node struct {
 	registry *exec.Cmd
 	daemon   *exec.Cmd
 	extra    []string // arguments of a test's own daemon
+	path     string   // its PATH
 	conn     *grpc.ClientConn
 }
 
@@ -171,7 +172,7 @@ func (n *Node) owned() leak.Options {
 		return leak.Options{Cgroup: cgroupParent(n.Dir)}
 	}
 	return leak.Options{Cgroup: cgroupParent(n.Dir), Dirs: []string{n.Root, n.State}, Except: []string{filepath.Join(n.Root, "images"),
-		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp")}} // compiled filters, kept by content
+		filepath.Join(n.Root, "layers"), filepath.Join(n.State, "oci/berth/.seccomp"), filepath.Join(n.State, "oci/berth/.exe")}} // filters and programs, kept by content
 }
 
 // Foreign tells that the daemon is not ours to kill, and skips tests that would.
@@ -194,8 +195,13 @@ func start(top string, config func(cache string) string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Mount("berth-e2e", dir, "tmpfs", 0, "mode=755"); err != nil {
-		return nil, fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if !onDisk() {
+		if err := unix.Mount("berth-e2e", dir, "tmpfs", 0, "mode=755"); err != nil {
+			return nil, fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+		}
 	}
 	n.Dir, n.Root, n.State = dir, filepath.Join(dir, "root"), filepath.Join(dir, "state")
 	n.Endpoint = "unix://" + filepath.Join(n.State, "berth.sock")
@@ -225,6 +231,10 @@ func start(top string, config func(cache string) string) (*Node, error) {
 func (n *Node) Configure(text string) error {
 	return os.WriteFile(filepath.Join(n.Dir, "config.toml"), []byte(text), 0o644)
 }
+
+// onDisk tells that the daemon's files are to be where temporary files are, not on a tmpfs, which is faster: before
+// Linux 6.3 a tmpfs can't be mounted id-mapped, so there would be no user namespaces.
+func onDisk() bool { return os.Getenv("BERTH_TEST_FS") == "disk" }
 
 // CDI is the directory of CDI files of the daemon under test. A test makes it and removes it.
 func (n *Node) CDI() string { return filepath.Join(n.Dir, "cdi") }
@@ -257,8 +267,11 @@ func (n *Node) Launch() error {
 	defer log.Close()
 	args := []string{"serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
 		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI()}
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI(), "--cgroup-driver", driver()}
 	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
+	if n.path != "" {
+		n.daemon.Env = append(os.Environ(), "PATH="+n.path)
+	}
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	if err := n.daemon.Start(); err != nil {
 		return fmt.Errorf("berth serve (make build builds it): %w", err)
@@ -347,6 +360,10 @@ func (n *Node) stop() {
 		os.Remove(filepath.Dir(h))
 	}
 	if n.Root != "" {
+		if onDisk() {
+			os.RemoveAll(n.Dir)
+			return
+		}
 		unix.Unmount(n.Dir, unix.MNT_DETACH)
 		os.Remove(n.Dir)
 	}

@@ -16,6 +16,7 @@ type Setup struct {
 	Plugins map[string]string // network plugins of the test's own, shell scripts
 	Hosts   map[string]string // hosts.toml by host, beside those of the test images
 	Args    []string          // more arguments
+	Path    string            // PATH, "": the test's own
 }
 
 // Own starts a daemon for one test, on directories of its own beside the package's, with no image and no built-in network. It
@@ -25,7 +26,7 @@ func Own(t *testing.T, s Setup) *Node {
 	shared := Get(t)
 	shared.Foreign(t)
 	dir := filepath.Join(shared.Dir, "own-"+strconv.FormatInt(serial.Add(1), 10))
-	n := &Node{top: shared.top, Dir: dir, Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), extra: s.Args}
+	n := &Node{top: shared.top, Dir: dir, Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), extra: s.Args, path: s.Path}
 	n.Endpoint = "unix://" + filepath.Join(n.State, "berth.sock")
 	write := func(name, text string, mode os.FileMode) {
 		t.Helper()
@@ -81,6 +82,15 @@ func Own(t *testing.T, s Setup) *Node {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// Peer is a program that hack/peers.sh fetches for tests, "" where it was not.
+func (n *Node) Peer(name string) string {
+	p := filepath.Join(n.Cache(), "peers", name)
+	if !exists(p) {
+		return ""
+	}
+	return p
 }
 
 // CNI is the directory of network configurations of the daemon, Plugins the one of plugins of a test's own.

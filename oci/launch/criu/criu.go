@@ -1,4 +1,9 @@
-package launch
+// Package criu writes the state of a container's processes with CRIU (criu(8)), the way `berth-oci checkpoint` asks for it.
+//
+// All that is decided here is what of the container is external: mounts that show a part of another file system, and
+// namespaces that it shares with others of its pod. CRIU is a program in PATH, version 3.17 at least; what it lacks, or what
+// the kernel lacks for it, is in the errors. Restoring is not done: the CRI has no call for it, and the images are CRIU's own.
+package criu
 
 import (
 	"bufio"
@@ -6,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,12 +18,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/berth-runtime/berth/oci/launch/state"
 )
 
-// CheckpointOptions say what becomes of a container's state and of the container.
-type CheckpointOptions struct {
+// Options say what becomes of a container's state and of the container.
+type Options struct {
 	Images string // directory of CRIU's images; made where missing
 	Work   string // of its log, dump.log, and statistics; "": Images
 	// LeaveRunning lets the container go on; otherwise it is killed.
@@ -28,16 +30,13 @@ type CheckpointOptions struct {
 	TCPEstablished, UnixSockets, FileLocks bool
 }
 
-// Checkpoint writes the state of the container's processes, by CRIU (criu(8)). Mounts that come from outside the container, and
-// the namespaces it shares, are external: named, not written. The kernel can do this for pods because the processes hold nothing
-// of the host: their root is their own overlay and their null device the one in it.
-func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
-	if s := c.Status(); s != state.Running {
-		return fmt.Errorf("checkpoint %s: it is %s: %w", c.State.ID, s, fs.ErrInvalid)
-	}
+// Dump writes the state of the processes below pid, a container's first. Mounts that come from outside the container, and the
+// namespaces it shares, are external: named, not written. That it can be done is because the processes hold nothing of the
+// host: their root is their own overlay and their null device the one in it.
+func Dump(ctx context.Context, pid int, o Options) error {
 	program, err := exec.LookPath("criu")
 	if err != nil {
-		return fmt.Errorf("checkpoint %s: criu is not installed: %w", c.State.ID, errors.ErrUnsupported)
+		return fmt.Errorf("criu is not in PATH: %w", errors.ErrUnsupported)
 	}
 	if o.Work == "" {
 		o.Work = o.Images
@@ -47,24 +46,24 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 			return err
 		}
 	}
-	args, err := dumpArgs(c.State.Pid, o)
+	args, err := dumpArgs(pid, o)
 	if err != nil {
-		return fmt.Errorf("checkpoint %s: %w", c.State.ID, err)
+		return err
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.WaitDelay = 10 * time.Second
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("checkpoint %s: criu dump: %w: %s", c.State.ID, err, complaint(filepath.Join(o.Work, "dump.log"), said.Bytes()))
+		return fmt.Errorf("criu dump: %w: %s", err, complaint(filepath.Join(o.Work, "dump.log"), said.Bytes()))
 	}
 	return nil
 }
 
 // dumpArgs is the command line of CRIU for a process and what it shares with others.
-func dumpArgs(pid int, o CheckpointOptions) ([]string, error) {
+func dumpArgs(pid int, o Options) ([]string, error) {
 	args := []string{"dump", "--tree", strconv.Itoa(pid), "--images-dir", o.Images, "--work-dir", o.Work, "--log-file", "dump.log", "-v4",
-		"--manage-cgroups=ignore", "--root", fmt.Sprintf("/proc/%d/root", pid)}
+		"--manage-cgroups=ignore", "--network-lock=nftables", "--root", fmt.Sprintf("/proc/%d/root", pid)}
 	for flag, on := range map[string]bool{"--leave-running": o.LeaveRunning, "--tcp-established": o.TCPEstablished, "--ext-unix-sk": o.UnixSockets, "--file-locks": o.FileLocks} {
 		if on {
 			args = append(args, flag)
@@ -145,18 +144,22 @@ func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// complaint is the first error in CRIU's log, or else the last thing it said.
+// complaint is what CRIU's log ends with: its last errors but the one that says that it has failed. Earlier ones need not
+// matter, such as that a limit could not be raised. Without a log it is the last thing that was said.
 func complaint(log string, said []byte) string {
 	b, err := os.ReadFile(log)
 	if err != nil {
 		b = said
 	}
-	last := ""
+	last, faults := "", []string(nil)
 	for l := range strings.Lines(string(b)) {
-		if i := strings.Index(l, "rror (criu/"); i >= 0 {
-			return strings.TrimSpace(l[i+5:])
+		if i := strings.Index(l, "rror (criu/"); i >= 0 && !strings.Contains(l, "Dumping FAILED") {
+			faults = append(faults, strings.TrimSpace(l[i+5:]))
 		}
 		last = l
 	}
-	return strings.TrimSpace(last)
+	if len(faults) == 0 {
+		return strings.TrimSpace(last)
+	}
+	return strings.Join(faults[max(0, len(faults)-3):], "; ")
 }

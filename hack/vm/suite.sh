@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Runs in a virtual node: one suite, its output below /results/NAME, and one line "PASSED FAILED SKIPPED" in
+# /results/NAME/totals.
+#
+#   suite.sh critest cgroupfs|systemd [critest.sh arguments]
+#   suite.sh e2e cgroupfs|systemd [go test flags]
+#   suite.sh packages [PACKAGE]... [-- go test flags]   the packages' own tests; default: all that came along, but e2e
+#   suite.sh deb FIRST.deb SECOND.deb       installation, restarts, upgrade and removal with a pod running
+set -uo pipefail
+suite=$1; shift
+export BERTH_CACHE=/payload/cache BERTH_CNI_BIN=/payload/cache/cni BERTH_CNI_BIN_DIR=/payload/cache/cni
+export TMPDIR=/var/tmp BERTH_TEST_FS=disk
+export PATH=/payload/bin:$PATH
+results=/results/$suite
+src=/payload/src
+
+begin() { # NAME
+	results=/results/$1
+	rm -rf "$results"
+	mkdir -p "$results"
+	export TOTALS=$results/totals
+}
+
+# gotest PACKAGE [FLAG]...: one compiled test binary, in its directory, as "go test -json" would.
+gotest() {
+	local p=$1; shift
+	local log=$results/${p//\//-}
+	(cd "$src/$p" 2>/dev/null || cd "$src" && "/payload/tests/$p.test" -test.v=test2json -test.timeout 30m "$@" 2>&1) |
+		test2json -t -p "$p" >"$log.json"
+	testsum -name "$p" -totals "$TOTALS" <"$log.json"
+}
+
+case $suite in
+critest)
+	driver=$1; shift
+	begin "critest-$driver"
+	CGROUP_DRIVER=$driver BERTH_IN_TESTNS=1 "$src/hack/critest.sh" --inside --all --out "$results" "$@"
+	;;
+e2e)
+	driver=$1; shift
+	begin "e2e-$driver"
+	export BERTH_E2E_CGROUP_DRIVER=$driver
+	# systemd must see the daemon's process ids.
+	[ "$driver" = cgroupfs ] || export BERTH_IN_TESTNS=1
+	rc=0
+	gotest test/e2e/core "$@" || rc=1
+	gotest test/e2e/contract "$@" || rc=1
+	exit $rc
+	;;
+packages)
+	begin packages
+	rc=0
+	list=()
+	while [ $# -gt 0 ] && [ "$1" != -- ]; do list+=("$1"); shift; done
+	[ $# = 0 ] || shift
+	[ ${#list[@]} -gt 0 ] || list=($(cd /payload/tests && find . -name '*.test' ! -path './test/e2e/*' | sed 's#^\./##; s#\.test$##' | sort))
+	for p in "${list[@]}"; do gotest "$p" "$@" || rc=1; done
+	exit $rc
+	;;
+deb)
+	begin deb
+	exec "$src/hack/vm/deb-test.sh" "$@"
+	;;
+*) echo "suite.sh: unknown suite $suite" >&2; exit 2 ;;
+esac
