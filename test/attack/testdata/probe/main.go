@@ -93,6 +93,7 @@ type seen struct {
 	Mounts       map[string]string
 	Access       map[string]string
 	ProcIsProc   bool
+	ProcWrites   []string // what could be opened for writing and is a procfs's
 	InitExe      string
 	CgroupWrites []string
 }
@@ -117,6 +118,9 @@ func report(paths []string) *seen {
 	}
 	for _, p := range paths {
 		s.Access[p] = access(p)
+		if onProc(p) {
+			s.ProcWrites = append(s.ProcWrites, p)
+		}
 	}
 	var st unix.Statfs_t
 	s.ProcIsProc = unix.Statfs("/proc", &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
@@ -174,6 +178,18 @@ func access(p string) string {
 		return "absent"
 	}
 	return fmt.Sprintf("%s %o %d:%d", out, st.Mode&unix.S_IFMT, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+}
+
+// onProc tells whether the path can be opened for writing and leads to a procfs, asking the opened file: the path may lead
+// elsewhere the next moment.
+func onProc(p string) bool {
+	f, err := unix.Open(p, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(f)
+	var st unix.Statfs_t
+	return unix.Fstatfs(f, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
 }
 
 func lines(name string) []string {
