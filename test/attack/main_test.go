@@ -61,11 +61,6 @@ func build(dir string) error {
 
 func runtimeBin() string { return bin + "/runtime" }
 
-// native reports whether this is our own runtime: some promises are only ours.
-func native() bool {
-	return os.Getenv("RUNTIME") == "" || filepath.Base(os.Getenv("RUNTIME")) == "berth-oci"
-}
-
 // long asks for the whole of what is otherwise sampled.
 func long() bool { return os.Getenv("ATTACK_LONG") != "" }
 
