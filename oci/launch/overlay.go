@@ -13,12 +13,12 @@ import (
 	"github.com/berth-runtime/berth/oci/launch/plan"
 )
 
-// overlay makes the root file system, attached nowhere. What it says first is EINVAL on kernels where overlayfs doesn't know
-// "lowerdir+" (before Linux 6.7; it comes when the file system is made, before 6.5) or takes no descriptors, which id-mapped layers come by
-// (before 6.13).
+// overlay makes the root file system, attached nowhere. The first try ends in EINVAL on kernels where overlayfs doesn't know
+// "lowerdir+" (before Linux 6.7; it comes when the file system is made, before 6.5), in EBADF where it takes no descriptors, which
+// id-mapped layers come by (before 6.13).
 func (o *opened) overlay(s *plan.Source) (int, error) {
 	fd, err := o.stack(s)
-	if !errors.Is(err, unix.EINVAL) {
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EBADF) {
 		return fd, err
 	}
 	if fd, e := o.byPath(s); e == nil {
