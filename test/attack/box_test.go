@@ -250,7 +250,6 @@ type seen struct {
 	Mounts       map[string]string
 	Access       map[string]string
 	ProcIsProc   bool
-	ProcWrites   []string
 	InitExe      string
 	CgroupWrites []string
 }

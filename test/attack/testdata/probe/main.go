@@ -93,7 +93,6 @@ type seen struct {
 	Mounts       map[string]string
 	Access       map[string]string
 	ProcIsProc   bool
-	ProcWrites   []string // what could be opened for writing and is a procfs's
 	InitExe      string
 	CgroupWrites []string
 }
@@ -116,14 +115,7 @@ func report(paths []string) *seen {
 			s.Mounts[f[4]] = strings.Fields(tail)[0] + " " + f[5]
 		}
 	}
-	for _, p := range paths {
-		s.Access[p] = access(p)
-		if onProc(p) {
-			s.ProcWrites = append(s.ProcWrites, p)
-		}
-	}
-	var st unix.Statfs_t
-	s.ProcIsProc = unix.Statfs("/proc", &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+	s.accesses(paths)
 	s.InitExe, _ = os.Readlink("/proc/1/exe")
 	entries, _ := os.ReadDir("/sys/fs/cgroup")
 	for _, e := range entries {
@@ -134,6 +126,27 @@ func report(paths []string) *seen {
 		}
 	}
 	return s
+}
+
+// accesses looks at the paths. What is called /proc is looked at once and held, as its name may lead elsewhere the next moment.
+func (s *seen) accesses(paths []string) {
+	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY, 0)
+	here, _ := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		var st unix.Statfs_t
+		s.ProcIsProc = unix.Fstatfs(proc, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+	}
+	for _, p := range paths {
+		name, below := strings.CutPrefix(p, "/proc/")
+		if !below || err != nil || unix.Fchdir(proc) != nil {
+			s.Access[p] = access(p)
+			continue
+		}
+		s.Access[p] = access(name)
+		unix.Fchdir(here)
+	}
+	unix.Close(proc)
+	unix.Close(here)
 }
 
 // descriptors are those above the standard streams that are not the Go runtime's own.
@@ -178,18 +191,6 @@ func access(p string) string {
 		return "absent"
 	}
 	return fmt.Sprintf("%s %o %d:%d", out, st.Mode&unix.S_IFMT, unix.Major(st.Rdev), unix.Minor(st.Rdev))
-}
-
-// onProc tells whether the path can be opened for writing and leads to a procfs, asking the opened file: the path may lead
-// elsewhere the next moment.
-func onProc(p string) bool {
-	f, err := unix.Open(p, unix.O_WRONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(f)
-	var st unix.Statfs_t
-	return unix.Fstatfs(f, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
 }
 
 func lines(name string) []string {
