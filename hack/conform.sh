@@ -28,7 +28,7 @@ for name in berth-oci "${peers[@]}"; do
 	bin=$CACHE/peers/$name
 	[ "$name" != berth-oci ] || bin=$ROOT/bin/berth-oci
 	say "== $name"
-	(cd test/conform && RUNTIME=$bin "$ROOT/hack/testns.sh" "$out/conform.test" -test.v=test2json -test.run "$run" -test.timeout 40m 2>"$out/$name.stderr" |
+	(cd test/conform && RUNTIME=$bin "$out/conform.test" -test.v=test2json -test.run "$run" -test.timeout 40m 2>"$out/$name.stderr" |
 		go tool test2json -p conform) >"$out/$name.json" || true
 	reports+=("$name=$out/$name.json")
 done

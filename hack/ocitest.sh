@@ -39,8 +39,7 @@ mkdir -p "$out"
 # The names of the suite's cgroups are compiled in, and cgroups are the machine's: one run at a time.
 exec 9>/run/berth-ocitest.lock
 flock 9
-# Bundles are made in TMPDIR, which must be executable and may not be left behind.
-work=$(mktemp -d /tmp/ocitest.XXXXXX)
-trap 'rm -rf "$work"' EXIT
-TMPDIR=$work "$ROOT/hack/testns.sh" ocitest ${TOTALS:+--totals "$TOTALS"} --expect expected.txt --programs "$CACHE/ocitest.programs" \
+# Bundles are made in /tmp, which must be executable and may not be left behind.
+# In there, it is a tmpfs of its own; only the reports are written outside.
+"$ROOT/hack/testns.sh" --read-only --write "$out" ${TOTALS:+--write "$(dirname "$TOTALS")"} ocitest ${TOTALS:+--totals "$TOTALS"} --expect expected.txt --programs "$CACHE/ocitest.programs" \
 	--out "$out" "${args[@]}" "${runtimes[@]}"

@@ -38,7 +38,8 @@ if [ -z "${inside:-}" ]; then
 	fi
 	"$ROOT/hack/images.sh"
 	make -s -C "$ROOT" build
-	exec "$ROOT/hack/testns.sh" "$0" --inside --runtime "$runtime" --out "$out"
+	mkdir -p "$out"
+	exec "$ROOT/hack/testns.sh" --read-only --write "$out" ${TOTALS:+--write "$(dirname "$TOTALS")"} "$0" --inside --runtime "$runtime" --out "$out"
 fi
 
 mkdir -p "$out"
@@ -76,9 +77,16 @@ state() { p inspect --format "{{.State.$2}}" "$1"; }
 export WORK runtime parent
 export -f p run state
 
+# left_over removes containers and cgroups. conmon leaves its cgroup a moment after its container is gone.
 left_over() {
+	local i
 	p rm -fa -t 0 >/dev/null 2>&1 || true
-	find /sys/fs/cgroup -depth -type d \( -path "*/$parent*" -o -name libpod_parent \) -exec rmdir {} + 2>/dev/null || true
+	for ((i = 0; i < 300; i++)); do
+		find /sys/fs/cgroup -depth -type d \( -path "*/$parent*" -o -name libpod_parent \) -exec rmdir {} \; 2>/dev/null || true
+		[ -n "$(find /sys/fs/cgroup -type d -path "*/$parent*" -print -quit 2>/dev/null)" ] || return 0
+		sleep 0.1
+	done
+	say "cgroups are left: $parent"
 }
 
 passed=0 failed=0

@@ -52,7 +52,8 @@ type Options struct {
 	AppArmorProfile string // of containers that ask for none; as compile.Options has it
 	LogLineMax      int    // bytes of content after which a log line is split; 0 = 16384
 	Log             *slog.Logger
-	SampleInterval  int // seconds between samples of writable layers; 0 = 10
+	SampleInterval  int  // seconds between samples of writable layers; 0 = 10
+	AttachShm       bool // pods' /dev/shm is kept as on kernels that can't clone detached mounts; for tests
 }
 
 // Manager owns the pods and containers of one daemon.

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/sandbox/compile"
 	"github.com/berth-runtime/berth/sandbox/monitor"
+	"github.com/berth-runtime/berth/sandbox/ns"
 )
 
 // How long an operation may take when its client has stopped waiting. kubelet waits four minutes for a pod.
@@ -221,7 +222,8 @@ func (b building) makeCgroup() error {
 }
 
 // makeShm makes the memory file system that the pod's containers share as /dev/shm. It is never mounted on the host:
-// the monitor keeps the detached mount and hands it to the runtime of each container.
+// the monitor keeps the detached mount and hands it to the runtime of each container. Where the kernel can't clone such a mount it is
+// attached, in a mount namespace of its own; that is what is kept then, and each runtime gets a clone.
 func (b building) makeShm(ctx context.Context, mon *monitor.Monitor) error {
 	p := b.p
 	if p.cfg.hostIPC() {
@@ -235,8 +237,17 @@ func (b building) makeShm(ctx context.Context, mon *monitor.Monitor) error {
 		return err
 	}
 	defer f.Close()
+	if p.m.attachShm() {
+		if f, err = ns.Attach(f, p.state()); err != nil {
+			return err
+		}
+		defer f.Close()
+	}
 	return mon.Hold(ctx, "shm", f)
 }
+
+// attachShm says whether the pods' shared memory has to be attached somewhere to be cloned.
+func (m *Manager) attachShm() bool { return m.opt.AttachShm || !m.host.DetachedClone }
 
 // detachedTmpfs makes a tmpfs that is mounted nowhere (fsopen, fsmount: Linux 5.2). The caller closes it.
 func detachedTmpfs(options map[string]string) (*os.File, error) {

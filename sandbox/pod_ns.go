@@ -13,6 +13,7 @@ import (
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/sandbox/compile"
+	"github.com/berth-runtime/berth/sandbox/handler"
 	"github.com/berth-runtime/berth/sandbox/monitor"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 	"github.com/berth-runtime/berth/sandbox/ns"
@@ -155,12 +156,20 @@ func (k *creation) ownUpper() error {
 	return os.Lchown(k.in.Paths.Upper, uid, gid)
 }
 
-// wrap has the runtime's program run with the mounts of its stage.
+// wrap has the runtime's program run with the mounts of its stage, and with a clone of the pod's shared memory where that is kept in
+// a mount namespace.
 func (k *creation) wrap(s *wire.Spawn) error {
-	if k.staged == nil {
+	staged := k.staged
+	if len(s.Held) > 0 && k.c.m.attachShm() {
+		if staged == nil {
+			staged = new(handler.Stage)
+		}
+		staged.Clone(firstHeld)
+	}
+	if staged == nil {
 		return nil
 	}
-	child, err := k.staged.Wrap(s.Argv, s.Env)
+	child, err := staged.Wrap(s.Argv, s.Env)
 	if err != nil {
 		return fmt.Errorf("prepare mounts: %w", err)
 	}

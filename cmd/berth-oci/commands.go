@@ -104,13 +104,18 @@ func (a *app) runContainer(ctx context.Context, args []string) (int, error) {
 	code := 0
 	err = a.with(rest[0], func(c *launch.Container) error {
 		remove := func(err error) error { return errors.Join(err, c.Delete(context.Background(), true)) }
+		var signals chan os.Signal
+		if !detach {
+			signals = caught()
+			defer signal.Stop(signals)
+		}
 		if err := a.begin(ctx, c, tty, *pidfd); err != nil {
 			return remove(err)
 		}
 		if detach {
 			return nil
 		}
-		code = attend(c.State.Pid)
+		code = attend(c.State.Pid, signals)
 		if keep {
 			return nil
 		}
@@ -272,8 +277,8 @@ func (a *app) list(_ context.Context, args []string) (int, error) {
 }
 
 // attend waits for a child and returns its exit code as shells do, passing signals on meanwhile.
-func attend(pid int) int {
-	stop := forward(pid)
+func attend(pid int, signals chan os.Signal) int {
+	stop := forward(signals, pid)
 	defer stop()
 	for {
 		var ws unix.WaitStatus

@@ -105,6 +105,11 @@ type watched struct {
 
 // watch runs the process and, unless detached, waits for its end.
 func watch(ctx context.Context, c *launch.Container, o *launch.ExecOptions, tty *terminal, w watched) (int, error) {
+	var signals chan os.Signal
+	if !w.detach {
+		signals = caught()
+		defer signal.Stop(signals)
+	}
 	pid, err := c.Exec(ctx, o)
 	if err != nil {
 		return 255, err
@@ -115,13 +120,13 @@ func watch(ctx context.Context, c *launch.Container, o *launch.ExecOptions, tty 
 	}
 	if err != nil { // nobody would know of the process
 		unix.Kill(pid, unix.SIGKILL)
-		attend(pid)
+		attend(pid, caught())
 		return 255, err
 	}
 	if w.detach {
 		return 0, nil
 	}
-	return attend(pid), nil
+	return attend(pid, signals), nil
 }
 
 // document reads process.json, or makes one from the container's own process and the flags.
@@ -190,10 +195,16 @@ func (x *execArgs) identity(p *specs.Process) error {
 	return nil
 }
 
-// forward passes signals that ask for an end on to a process; the returned function ends that.
-func forward(pid int) func() {
+// caught are signals that ask for an end, for a process that is to be waited for. It begins before there is one: whoever
+// hears of the process may send the next signal.
+func caught() chan os.Signal {
 	c := make(chan os.Signal, 16)
 	signal.Notify(c, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
+	return c
+}
+
+// forward passes signals on to a process; the returned function ends that.
+func forward(c chan os.Signal, pid int) func() {
 	// ends when the channel is closed by the returned function
 	go func() {
 		for s := range c {

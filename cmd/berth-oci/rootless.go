@@ -21,5 +21,5 @@ func (a *app) again(command string, args []string, start func(argv []string) (*o
 	if err != nil {
 		return 1, err
 	}
-	return attend(p.Pid), nil
+	return attend(p.Pid, caught()), nil
 }

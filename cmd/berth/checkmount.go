@@ -66,7 +66,12 @@ func withOverlay(lower func(fs int, dir string) error) error {
 	return m.Close()
 }
 
+// tryOverlay names a single layer, as every kernel takes it; of two that are named this way the last one counts.
 func tryOverlay() (string, error) {
+	return "", withOverlay(func(fs int, dir string) error { return unix.FsconfigSetString(fs, "lowerdir", dir) })
+}
+
+func tryOverlayLayers() (string, error) {
 	return "", withOverlay(func(fs int, dir string) error { return unix.FsconfigSetString(fs, "lowerdir+", dir) })
 }
 

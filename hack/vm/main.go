@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string) (int, error) {
 		"up": up, "exec": execute, "put": put, "get": get, "down": down,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return 2, errors.New("usage: vm up|exec|put|get|down -dir D ...")
+		return 2, errors.New("usage: vm up|exec|put|get|down -dir D [arguments]")
 	}
 	return verbs[args[0]](ctx, flag.NewFlagSet("vm "+args[0], flag.ExitOnError), args[1:])
 }

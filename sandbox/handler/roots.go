@@ -95,6 +95,10 @@ func (s *Stage) Bind(fd int, target string) {
 	s.mounts.Binds = append(s.mounts.Binds, ns.Bind{FD: fd, Target: target})
 }
 
+// Clone has the program, and Bind, get a detached clone of what is at the root of the mount namespace behind descriptor fd
+// in its place.
+func (s *Stage) Clone(fd int) { s.mounts.Clones = append(s.mounts.Clones, fd) }
+
 // Wrap makes the mount points and the program that mounts and then is argv.
 func (s *Stage) Wrap(argv, env []string) (ns.Child, error) {
 	var targets []string

@@ -24,9 +24,10 @@ import (
 // Facts is what of this host decides what a container gets. It is read once, by trying; no behaviour hangs on a
 // version string.
 type Facts struct {
-	Compile      compile.Host
-	MountSetattr bool // recursive read-only mounts (Linux 5.12)
-	IDMapOverlay bool // user namespaces with idmapped root file systems (Linux 5.19)
+	Compile       compile.Host
+	MountSetattr  bool // recursive read-only mounts (Linux 5.12)
+	IDMapOverlay  bool // user namespaces with idmapped root file systems (Linux 5.19)
+	DetachedClone bool // mounts that are attached nowhere can be cloned (Linux 6.15)
 }
 
 // Read finds out everything. systemd says by whom cgroups are made.
@@ -52,7 +53,31 @@ func Read(systemd bool) (Facts, error) {
 	h.Compile.OOMScoreAdj, h.Compile.CanLowerOOM = oomScore()
 	h.MountSetattr = unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) != unix.ENOSYS
 	h.IDMapOverlay = h.MountSetattr && exists("/proc/self/ns/user")
+	h.DetachedClone = detachedClone()
 	return h, nil
+}
+
+// detachedClone clones a tmpfs that is mounted nowhere, to see whether that is refused.
+func detachedClone() bool {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fs)
+	if unix.FsconfigCreate(fs) != nil {
+		return false
+	}
+	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(m)
+	c, err := unix.OpenTree(m, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	unix.Close(c)
+	return true
 }
 
 func exists(path string) bool {

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,25 +34,7 @@ func Dial(ctx context.Context, path, network, addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		c <- result{conn, err}
 	}
-	// ends when the dial is done, which ctx bounds. It never unlocks its thread, so the runtime throws that away.
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			dial()
-			return
-		}
-		// The first thread can't end; in it, the whole process would look as if it were in the pod's network. While it is
-		// held here, another goroutine gets another thread.
-		done := make(chan struct{})
-		// ends as above
-		go func() {
-			runtime.LockOSThread()
-			defer close(done)
-			dial()
-		}()
-		<-done
-		runtime.UnlockOSThread()
-	}()
+	aside(dial) // ctx bounds it
 	r := <-c
 	return r.conn, r.err
 }

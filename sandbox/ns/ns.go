@@ -7,6 +7,7 @@
 //	Dial           a connection from within the pod's network, for port forwarding
 //	Unpin          lets go; the kernel frees what nobody is in
 //	WithMounts     a program with a root file system that the host does not see
+//	Attach         keeps a mount where it can be cloned and the host does not see it
 //
 // There is one way with and without user namespaces: clone makes the user namespace first, and the others belong to it.
 // Where the holder stays as the init of a PID namespace, that namespace lives exactly as long as it.
@@ -112,14 +113,17 @@ type (
 // mounts are one line on standard error and exit status 1.
 //
 // The mount that a target lies on should be private, or else becomes a slave in that namespace, where a volume on it can't
-// propagate to the host.
+// propagate to the host. A program that has clones only stays in the mount namespace it is started in.
 func WithMounts(m Mounts, argv, env []string) Child {
-	return Child{
-		Path:  "/proc/self/exe",
-		Argv:  append([]string{hold.NameRoot}, argv...),
-		Env:   append(m.Env(), env...),
-		Clone: unix.CLONE_NEWNS,
+	c := Child{
+		Path: "/proc/self/exe",
+		Argv: append([]string{hold.NameRoot}, argv...),
+		Env:  append(m.Env(), env...),
 	}
+	if len(m.Overlays)+len(m.Binds) > 0 {
+		c.Clone = unix.CLONE_NEWNS
+	}
+	return c
 }
 
 // check refuses what can't be.

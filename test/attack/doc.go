@@ -9,5 +9,6 @@
 // container sees or can do what it must not, or when the runtime hangs, crashes without a word or leaves something. That
 // a runtime refuses a container is never wrong here, so that the tests fit all runtimes; test/conform says what must work.
 //
-// The runtime is copied before it is attacked, and payloads open what they find but write only to what is theirs.
+// The runtime is copied before it is attacked, and payloads open what they find but write only to what is theirs. All of it
+// runs in a jail (test/jail): a runtime that fails a test must not take the machine's files with it.
 package attack

@@ -46,7 +46,7 @@ func (w *witness) look() string {
 		return nil
 	})
 	for _, name := range []string{"kernel/core_pattern", "kernel/hostname", "kernel/domainname", "kernel/modprobe", "kernel/shmmax",
-		"kernel/sysrq", "net/ipv4/ip_forward", "net/ipv4/conf/lo/forwarding", "vm/overcommit_memory", "fs/mqueue/msg_max"} {
+		"kernel/sysrq", "net/ipv4/ip_forward", "net/ipv4/conf/lo/forwarding", "vm/overcommit_memory", "vm/laptop_mode", "fs/mqueue/msg_max"} {
 		b, _ := os.ReadFile("/proc/sys/" + name)
 		fmt.Fprintf(&s, "sysctl %s %s", name, b)
 	}

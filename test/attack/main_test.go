@@ -2,37 +2,34 @@ package attack_test
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/jail"
 )
 
 // bin holds the runtime under attack and the payload.
 var bin string
 
 // cgroups is where the tests' containers live.
-var cgroups = fmt.Sprintf("/berth-attack-%d", os.Getpid())
+var cgroups string
 
 func TestMain(m *testing.M) {
 	if os.Getenv(killerEnv) != "" {
 		os.Exit(killer(os.Args[1:]))
 	}
-	dir, err := os.MkdirTemp("", "berth-attack")
+	dir, err := jail.Enter(build)
 	if err != nil {
-		panic(err)
+		fmt.Fprintln(os.Stderr, "attack:", err)
+		os.Exit(1)
 	}
 	os.Chmod(dir, 0o755)
-	bin = dir
-	build("probe", "./testdata/probe")
-	if r := os.Getenv("RUNTIME"); r != "" {
-		copyRuntime(r)
-	} else {
-		build("runtime", "../../cmd/berth-oci")
-	}
+	// Cgroups are the machine's, and process ids those of a namespace: the directory's name is one of a kind.
+	bin, cgroups = dir, "/berth-attack-"+filepath.Base(dir)
 	code := m.Run()
 	os.RemoveAll(dir)
 	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups)
@@ -42,37 +39,27 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func build(name, pkg string) {
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(bin, name), pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build %s: %v\n%s", name, err, out))
+// build makes the payload and the runtime, or copies one: some attacks are on its file.
+func build(dir string) error {
+	programs := map[string]string{"probe": "./testdata/probe"}
+	if r := os.Getenv("RUNTIME"); r == "" {
+		programs["runtime"] = "../../cmd/berth-oci"
+	} else if text, err := os.ReadFile(r); err != nil {
+		return err
+	} else if err := os.WriteFile(dir+"/runtime", text, 0o755); err != nil {
+		return err
 	}
-}
-
-// copyRuntime copies it, for some attacks are on its file.
-func copyRuntime(name string) {
-	from, err := os.Open(name)
-	if err != nil {
-		panic(err)
+	for name, pkg := range programs {
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		}
 	}
-	defer from.Close()
-	to, err := os.OpenFile(bin+"/runtime", os.O_WRONLY|os.O_CREATE, 0o755)
-	if err != nil {
-		panic(err)
-	}
-	defer to.Close()
-	if _, err := io.Copy(to, from); err != nil {
-		panic(err)
-	}
+	return nil
 }
 
 func runtimeBin() string { return bin + "/runtime" }
-
-// native reports whether this is our own runtime: some promises are only ours.
-func native() bool {
-	return os.Getenv("RUNTIME") == "" || filepath.Base(os.Getenv("RUNTIME")) == "berth-oci"
-}
 
 // long asks for the whole of what is otherwise sampled.
 func long() bool { return os.Getenv("ATTACK_LONG") != "" }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/jail"
 )
 
 // bin holds the probe, cgroups names where the tests' containers live, runtime is the one under test.
@@ -33,20 +35,16 @@ func TestMain(m *testing.M) {
 			oci = "../../bin/berth-oci"
 		}
 		oci, _ = filepath.Abs(oci)
-		dir, err := os.MkdirTemp("", "conform")
+		dir, err := jail.Enter(buildProbe)
 		if err != nil {
-			panic(err)
+			fmt.Fprintln(os.Stderr, "conform:", err)
+			return 1
 		}
 		defer os.RemoveAll(dir)
 		os.Chmod(dir, 0o755)
 		bin = dir
-		// Cgroups are the machine's, and process ids may be those of a namespace: the directory's name is one of a kind.
-		cgroups = "/berth-" + filepath.Base(dir)
-		cmd := exec.Command("go", "build", "-o", dir+"/probe", "./testdata/probe")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			panic(fmt.Sprintf("build probe: %v\n%s", err, out))
-		}
+		// Cgroups are the machine's, and process ids those of a namespace: the directory's name is one of a kind.
+		cgroups = "/berth-conform-" + filepath.Base(dir)
 		// Containers are orphans when create has returned; their status shall come here.
 		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 		code := m.Run()
@@ -56,6 +54,15 @@ func TestMain(m *testing.M) {
 		}
 		return code
 	}())
+}
+
+func buildProbe(dir string) error {
+	cmd := exec.Command("go", "build", "-o", dir+"/probe", "./testdata/probe")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // box is one container of a test: a bundle, a runtime root of its own, and what came out of it.

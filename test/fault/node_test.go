@@ -250,11 +250,17 @@ type node struct {
 	*place
 	*sandbox.Manager
 	network *netplugin.Manager
+	older   bool // as on a kernel that can't clone detached mounts
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{place: newPlace(t)}
+	return openNode(t, &node{})
+}
+
+func openNode(t *testing.T, n *node) *node {
+	t.Helper()
+	n.place = newPlace(t)
 	n.open()
 	t.Cleanup(n.close)
 	return n
@@ -267,8 +273,9 @@ func (n *node) open() {
 	n.must(err)
 	n.Manager, err = sandbox.Open(n.t.Context(), sandbox.Options{
 		Root: n.root, State: n.state, NetnsDir: n.netns, Images: the.images, Network: n.network, MonitorBin: n.monitor,
-		Handlers: []oci.Handler{{Name: "fake", Path: n.runtime, Root: filepath.Join(n.state, "oci/fake"), Args: []string{"--script", string(n.script)}}},
-		Log:      slog.New(slog.NewTextHandler(n.log, nil)),
+		Handlers:  []oci.Handler{{Name: "fake", Path: n.runtime, Root: filepath.Join(n.state, "oci/fake"), Args: []string{"--script", string(n.script)}}},
+		Log:       slog.New(slog.NewTextHandler(n.log, nil)),
+		AttachShm: n.older,
 	})
 	n.must(err)
 }

@@ -11,12 +11,14 @@ import (
 
 // expectation is one line of the file of expectations: a program that does not pass, what it says, and why that is so.
 //
-//	PROGRAM  fail|empty  CONDITION  "TEXT"  REASON
+//	PROGRAM  fail|empty|races  CONDITION  "TEXT"  REASON
 //
+// One that races fails or passes as time will have it: another suite has to cover what it is about.
 // CONDITION is any, or words of host() that must all hold, joined by "+". TEXT must be part of what the program says.
 // A program may be listed more than once, for the different ways in which it fails.
 type expectation struct {
 	outcome outcome
+	races   bool // it may pass as well
 	text    string
 	reason  string
 }
@@ -51,7 +53,7 @@ func expectationOf(text string, facts []string) (e expectation, holds bool, err 
 	said, reason, closed := strings.Cut(rest, `"`)
 	words := strings.Fields(head)
 	if !ok || !closed || len(words) != 3 || strings.TrimSpace(reason) == "" {
-		return e, false, fmt.Errorf(`PROGRAM fail|empty CONDITION "TEXT" REASON wanted`)
+		return e, false, fmt.Errorf(`PROGRAM fail|empty|races CONDITION "TEXT" REASON wanted`)
 	}
 	e.text, e.reason = said, strings.TrimSpace(reason)
 	switch words[1] {
@@ -59,8 +61,10 @@ func expectationOf(text string, facts []string) (e expectation, holds bool, err 
 		e.outcome = fail
 	case "empty":
 		e.outcome = empty
+	case "races":
+		e.outcome, e.races = fail, true
 	default:
-		return e, false, fmt.Errorf("%q: fail or empty wanted", words[1])
+		return e, false, fmt.Errorf("%q: fail, empty or races wanted", words[1])
 	}
 	holds = true
 	for _, c := range strings.Split(words[2], "+") {
@@ -92,6 +96,11 @@ func host() []string {
 		return append(facts, "sys-resource")
 	}
 	return append(facts, "no-sys-resource")
+}
+
+// mayPass tells whether a program with these expectations may pass.
+func mayPass(list []expectation) bool {
+	return !slices.ContainsFunc(list, func(e expectation) bool { return !e.races })
 }
 
 // covers tells whether what happened is what was expected.

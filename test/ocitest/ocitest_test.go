@@ -57,6 +57,7 @@ func TestExpectations(t *testing.T) {
 func TestJudge(t *testing.T) {
 	ok, bad := result{outcome: pass, ok: 1}, result{outcome: fail, why: "x is missing"}
 	listed := map[string][]expectation{"p": {{outcome: fail, text: "missing", reason: "r"}}}
+	races := map[string][]expectation{"p": {{outcome: fail, races: true, text: "missing", reason: "r"}}}
 	for name, c := range map[string]struct {
 		columns [][]result
 		list    map[string][]expectation
@@ -66,6 +67,9 @@ func TestJudge(t *testing.T) {
 		"fails":                          {[][]result{{bad}}, nil, 1},
 		"fails as listed":                {[][]result{{bad}}, listed, 0},
 		"fails in another way":           {[][]result{{{outcome: fail, why: "y"}}}, listed, 1},
+		"races and passes":               {[][]result{{ok}}, races, 0},
+		"races and fails":                {[][]result{{bad}}, races, 0},
+		"races, fails in another way":    {[][]result{{{outcome: fail, why: "y"}}}, races, 1},
 		"listed and passes":              {[][]result{{ok}}, listed, 1},
 		"listed, but all others pass":    {[][]result{{bad}, {ok}, {ok}}, listed, 1},
 		"listed, and another one passes": {[][]result{{bad}, {ok}, {bad}}, listed, 0},

@@ -194,12 +194,16 @@ func (m *Machine) ready(ctx context.Context, exited <-chan error) error {
 		if err == nil && code == 0 {
 			return nil
 		}
-		if log, _ := os.ReadFile(m.path("qemu.log")); bytes.Contains(log, []byte("KVM internal error")) {
+		// QEMU waits for ever after the first, and dies of the second: a register that the host's KVM does not have.
+		if log, _ := os.ReadFile(m.path("qemu.log")); bytes.Contains(log, []byte("KVM internal error")) || bytes.Contains(log, []byte("kvm_buf_set_msrs")) {
 			return ErrKVM
 		}
 		select {
 		case err := <-exited:
 			log, _ := os.ReadFile(m.path("qemu.log"))
+			if bytes.Contains(log, []byte("kvm_buf_set_msrs")) {
+				return ErrKVM
+			}
 			return fmt.Errorf("QEMU ended: %w: %s%s", err, log, m.tail())
 		case <-ctx.Done():
 			return fmt.Errorf("boot: %w: last of the console: %s", ctx.Err(), m.tail())

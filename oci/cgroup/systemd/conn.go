@@ -140,7 +140,9 @@ func (c *Conn) deadline(ctx context.Context) func() {
 // authenticate proves the caller's uid, which the socket tells systemd anyway.
 func (c *Conn) authenticate() error {
 	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
-	if _, err := io.WriteString(c.conn, "\x00AUTH EXTERNAL "+uid+"\r\n"); err != nil {
+	// BEGIN goes with it, as sd-bus's own clients do: sent after OK it can reach systemd together with the first call,
+	// which then lies in its buffer unread until something else arrives.
+	if _, err := io.WriteString(c.conn, "\x00AUTH EXTERNAL "+uid+"\r\nBEGIN\r\n"); err != nil {
 		return err
 	}
 	line, err := c.in.ReadString('\n')
@@ -150,8 +152,7 @@ func (c *Conn) authenticate() error {
 	if !strings.HasPrefix(line, "OK ") {
 		return fmt.Errorf("authenticate: %q: %w", strings.TrimSpace(line), fs.ErrPermission)
 	}
-	_, err = io.WriteString(c.conn, "BEGIN\r\n")
-	return err
+	return nil
 }
 
 // roundTrip sends a call and waits for its reply. Signals about finished jobs

@@ -1,6 +1,7 @@
 package hold
 
 import (
+	"runtime"
 	"strconv"
 	"syscall"
 
@@ -10,8 +11,11 @@ import (
 // NameRoot is Argv[0] of a program that is to be run with mounts that nobody else sees; the program's own arguments follow.
 const NameRoot = "berth-monitor: root"
 
-// Mounts are what NameRoot makes, in a mount namespace that was made for it: the overlays, then the binds.
+// Mounts are what NameRoot makes, in a mount namespace that was made for it: the clones, the overlays, then the binds.
 type Mounts struct {
+	// Clones are inherited descriptors of mount namespaces. The program, and Binds, get in the place of each a detached clone of
+	// what is mounted at its root. They need no mount namespace of the program's own.
+	Clones   []int
 	Overlays []Overlay
 	Binds    []Bind
 }
@@ -40,6 +44,7 @@ const (
 	verbOption  = "option"
 	verbUserNS  = "userns"
 	verbBind    = "bind"
+	verbClone   = "clone"
 )
 
 // Env is the form of m in which it travels.
@@ -47,6 +52,9 @@ func (m Mounts) Env() []string {
 	var env []string
 	add := func(verb, arg string) {
 		env = append(env, keyMount+strconv.Itoa(len(env))+"="+verb+" "+arg)
+	}
+	for _, fd := range m.Clones {
+		add(verbClone, strconv.Itoa(fd))
 	}
 	for _, o := range m.Overlays {
 		add(verbOverlay, o.Target)
@@ -88,6 +96,12 @@ func ParseMounts(env []string) (m Mounts, rest []string, err error) {
 				return m, nil, &segment{e, syscall.EINVAL}
 			}
 			m.Binds = append(m.Binds, Bind{FD: fd, Target: target})
+		case verb == verbClone:
+			fd, err := strconv.Atoi(arg)
+			if err != nil {
+				return m, nil, &segment{e, syscall.EINVAL}
+			}
+			m.Clones = append(m.Clones, fd)
 		default:
 			return m, nil, &segment{e, syscall.EINVAL}
 		}
@@ -107,6 +121,7 @@ func split(s string) (string, string) {
 
 // rootMain makes the mounts and becomes the program.
 func rootMain(argv []string) int {
+	runtime.LockOSThread() // for cloneRoot
 	m, env, err := ParseMounts(syscall.Environ())
 	if err == nil {
 		err = m.mount()
@@ -119,6 +134,11 @@ func rootMain(argv []string) int {
 }
 
 func (m Mounts) mount() error {
+	for _, fd := range m.Clones {
+		if err := cloneRoot(fd); err != nil {
+			return &segment{"clone descriptor " + strconv.Itoa(fd), err}
+		}
+	}
 	for _, o := range m.Overlays {
 		if err := o.mount(); err != nil {
 			return &segment{"mount overlay on " + o.Target, err}

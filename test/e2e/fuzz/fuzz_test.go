@@ -38,7 +38,7 @@ var (
 // patience is how long a request may take; a client's deadline is that far away, too.
 const patience = 10 * time.Second
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(harness.MainJailed(m)) }
 
 // fuzzer is one run.
 type fuzzer struct {

@@ -104,6 +104,8 @@ func take(pid, canary string, tell func(string)) {
 			tell("ptrace of " + comm)
 		}
 		unix.PtraceDetach(n)
+		// What was waited for may have been the stop of an exec; the attach's own would come now and last (ptrace(2)).
+		unix.Kill(n, unix.SIGCONT)
 	}
 }
 

@@ -115,11 +115,7 @@ func report(paths []string) *seen {
 			s.Mounts[f[4]] = strings.Fields(tail)[0] + " " + f[5]
 		}
 	}
-	for _, p := range paths {
-		s.Access[p] = access(p)
-	}
-	var st unix.Statfs_t
-	s.ProcIsProc = unix.Statfs("/proc", &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+	s.accesses(paths)
 	s.InitExe, _ = os.Readlink("/proc/1/exe")
 	entries, _ := os.ReadDir("/sys/fs/cgroup")
 	for _, e := range entries {
@@ -130,6 +126,27 @@ func report(paths []string) *seen {
 		}
 	}
 	return s
+}
+
+// accesses looks at the paths. What is called /proc is looked at once and held, as its name may lead elsewhere the next moment.
+func (s *seen) accesses(paths []string) {
+	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY, 0)
+	here, _ := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		var st unix.Statfs_t
+		s.ProcIsProc = unix.Fstatfs(proc, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+	}
+	for _, p := range paths {
+		name, below := strings.CutPrefix(p, "/proc/")
+		if !below || err != nil || unix.Fchdir(proc) != nil {
+			s.Access[p] = access(p)
+			continue
+		}
+		s.Access[p] = access(name)
+		unix.Fchdir(here)
+	}
+	unix.Close(proc)
+	unix.Close(here)
 }
 
 // descriptors are those above the standard streams that are not the Go runtime's own.
