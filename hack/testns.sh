@@ -92,7 +92,8 @@ seal() {
 	# A user namespace may mount a procfs only where there is one that nothing covers (mount_namespaces(7)).
 	mount -t proc proc /run/procfs
 	before=$(parameters /run/procfs/sys)
-	for d in "${write[@]}"; do mount --bind "$d" "$d"; done
+	# Parents first: a bind of a parent that came later would cover its child's.
+	while read -r d; do [ -z "$d" ] || mount --bind "$d" "$d"; done < <(printf '%s\n' "${write[@]}" | sort -u)
 	for p in sys sysrq-trigger irq bus; do [ ! -e "/proc/$p" ] || mount --bind "/proc/$p" "/proc/$p"; done
 	mount --bind /proc/sys/net /proc/sys/net # the network namespace's
 	setattr / 1 0 recursive

@@ -40,7 +40,7 @@ func features() []feature {
 		{"clone of detached mounts", tryDetachedClone, "pods' /dev/shm is attached inside a private mount namespace (Linux 6.15)", false},
 		{"recursive mount attributes", tryRecursive, "no recursive read-only mounts (Linux 5.12)", false},
 		{"user namespaces", tryUserNS, "pods that ask for one are refused", false},
-		{"idmapped mounts", tryIDMap, "pods with user namespaces are refused (Linux 5.12)", false},
+		{"idmapped tmpfs", tryIDMap, "pods with user namespaces have no volumes in memory, as secrets are (Linux 6.3)", false},
 		{"seccomp filters", trySeccomp, "containers that ask for a profile are refused", false},
 		{"nftables", tryNFTables, "no built-in network", false},
 		{"AppArmor", exists("/sys/kernel/security/apparmor/profiles"), "pods that ask for a profile are refused", false},

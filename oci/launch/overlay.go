@@ -14,11 +14,11 @@ import (
 )
 
 // overlay makes the root file system, attached nowhere. The first try ends in EINVAL on kernels where overlayfs doesn't know
-// "lowerdir+" (before Linux 6.7; it comes when the file system is made, before 6.5), in EBADF where it takes no descriptors, which
-// id-mapped layers come by (before 6.13).
+// "lowerdir+" (before Linux 6.7; it comes when the file system is made, before 6.5). Where it takes no descriptors, which id-mapped
+// layers come by, that is EBADF (before 6.13) or EOPNOTSUPP (before 6.5).
 func (o *opened) overlay(s *plan.Source) (int, error) {
 	fd, err := o.stack(s)
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EBADF) {
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EBADF) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fd, err
 	}
 	if fd, e := o.byPath(s); e == nil {
