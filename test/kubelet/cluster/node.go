@@ -61,6 +61,7 @@ authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 address: "0.0.0.0"
 readOnlyPort: 10255
+clusterDomain: cluster.local
 containerRuntimeEndpoint: "ENDPOINT"
 staticPodPath: "DIR/manifests"
 podLogsDir: "DIR/pods"
