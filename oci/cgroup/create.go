@@ -120,8 +120,8 @@ func hasField(file, want string) bool {
 
 // Remove removes the group's directories with everything below them, and its
 // systemd unit. What is already gone counts as removed. A directory that is
-// still busy is tried again for about a quarter of a second (a killed process
-// leaves its group a moment after it can be waited for) or until ctx ends.
+// still busy is tried again for about four seconds or until ctx ends: a killed
+// process leaves its group only when it has been given a processor to end on.
 func (g *Group) Remove(ctx context.Context) error {
 	g.Close()
 	g.Settle()
@@ -157,7 +157,7 @@ func removeTree(ctx context.Context, p string) error {
 		if unix.Rmdir(p) == nil {
 			return nil
 		}
-		if wait > 128*time.Millisecond {
+		if wait > 2048*time.Millisecond {
 			return &fs.PathError{Op: "rmdir", Path: p, Err: unix.EBUSY}
 		}
 		if err := sleep(ctx, wait); err != nil {
