@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -237,6 +238,45 @@ func TestShutdownKillsAll(t *testing.T) {
 	}
 	if err := m.Shutdown(t.Context()); err != nil {
 		t.Errorf("second shutdown: %v", err)
+	}
+}
+
+// A runtime that is killed takes with it what it has made and not named, whoever kills it.
+func TestRuntimeKilledWhole(t *testing.T) {
+	t.Parallel()
+	for name, kill := range map[string]func(t *testing.T, m *monitor.Monitor) error{
+		"signal":   func(t *testing.T, m *monitor.Monitor) error { return m.Signal(t.Context(), "l", syscall.SIGKILL) },
+		"shutdown": func(t *testing.T, m *monitor.Monitor) error { return m.Shutdown(t.Context()) },
+		"timeout":  func(*testing.T, *monitor.Monitor) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, dir := start(t)
+			where := t.TempDir()
+			s := spawn(dir, "l", 0)
+			s.Argv = []string{bin.oci, "litter", where, "3"}
+			const processes = 1 + 2 + 4 + 8
+			if name == "timeout" {
+				s.Timeout = 3000
+			}
+			result := make(chan error, 1)
+			// ends with the runtime
+			go func() { _, _, err := m.Run(t.Context(), s, nil); result <- err }()
+			var made []string
+			eventually(t, "all are up", func() bool { made, _ = filepath.Glob(where + "/*"); return len(made) == processes })
+			if err := kill(t, m); err != nil {
+				t.Error(err)
+			}
+			if err := <-result; err == nil {
+				t.Error("the killed runtime succeeded")
+			}
+			eventually(t, "all are gone", func() bool {
+				return !slices.ContainsFunc(made, func(f string) bool {
+					b, err := os.ReadFile("/proc/" + filepath.Base(f) + "/cmdline")
+					return err == nil && strings.Contains(string(b), where)
+				})
+			})
+		})
 	}
 }
 

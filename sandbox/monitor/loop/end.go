@@ -2,6 +2,7 @@ package loop
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,7 +76,7 @@ func (l *loop) kill() {
 func (l *loop) killChildren() {
 	for _, p := range l.procs {
 		if p.runtime != 0 {
-			syscall.Kill(-p.runtime, syscall.SIGKILL)
+			killTree(p.runtime)
 		}
 		if p.pid != 0 && p.exit == nil {
 			syscall.Kill(p.pid, syscall.SIGKILL)
@@ -127,4 +128,100 @@ func (l *loop) leave(err error) {
 		}
 		c.send(r, nil)
 	}
+}
+
+const (
+	// stopTries times stopPause is how long a program may take to stop. One that sits in the kernel for longer makes no child there.
+	stopTries = 50
+	stopPause = 200 * time.Microsecond
+)
+
+// killTree kills a runtime program with all that it has started. Killing the program alone, or its process group, would leave
+// what it has made and not yet named: a container's process has a session of its own, and nobody would know it.
+//
+// Each process is stopped before its children are listed, so that none is born unseen and none is reaped, which is what keeps
+// the numbers theirs. A child whose parent has ended on the way was handed to the monitor and is not found here.
+func killTree(root int) {
+	tree := []int{root}
+	for i := 0; i < len(tree); i++ {
+		stop(tree[i])
+		tree = appendChildren(tree, tree[i])
+	}
+	for i := len(tree) - 1; i >= 0; i-- {
+		syscall.Kill(tree[i], syscall.SIGKILL)
+	}
+	syscall.Kill(-root, syscall.SIGKILL)
+}
+
+// stop stops a process and waits until all its threads have stopped: until then another thread may be forking.
+func stop(pid int) {
+	if syscall.Kill(pid, syscall.SIGSTOP) != nil {
+		return
+	}
+	for range stopTries {
+		moving := false
+		for _, tid := range threads(pid) {
+			moving = moving || !still("/proc/"+itoa(pid)+"/task/"+itoa(tid)+"/stat")
+		}
+		if !moving {
+			return
+		}
+		t := syscall.NsecToTimespec(int64(stopPause))
+		syscall.Nanosleep(&t, nil)
+	}
+}
+
+// still reads the state from a thread's stat, the field after the name in parentheses: proc_pid_stat(5).
+func still(stat string) bool {
+	data, err := readFile(stat, 512)
+	if err != nil {
+		return true // it has ended
+	}
+	for i := len(data) - 1; i >= 0; i-- {
+		if data[i] == ')' && i+2 < len(data) {
+			switch data[i+2] {
+			case 'T', 't', 'Z', 'X':
+				return true
+			}
+			return false
+		}
+	}
+	return false
+}
+
+// threads lists the threads of a process.
+func threads(pid int) []int {
+	fd, err := openRetry("/proc/"+itoa(pid)+"/task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer syscall.Close(fd)
+	var tids []int
+	var buf [4096]byte
+	for {
+		n, err := syscall.ReadDirent(fd, buf[:])
+		if n <= 0 || err != nil {
+			return tids
+		}
+		_, _, names := syscall.ParseDirent(buf[:n], -1, nil)
+		for _, name := range names {
+			if tid := atoi([]byte(name)); tid > 0 {
+				tids = append(tids, tid)
+			}
+		}
+	}
+}
+
+// appendChildren adds the children of a process's threads: proc_pid_task_children(5).
+func appendChildren(to []int, pid int) []int {
+	for _, tid := range threads(pid) {
+		data, err := readFile("/proc/"+itoa(pid)+"/task/"+itoa(tid)+"/children", 4096)
+		for err == nil && len(data) > 0 {
+			if child := atoi(data); child > 0 {
+				to = append(to, child)
+			}
+			data = afterSpace(data)
+		}
+	}
+	return to
 }

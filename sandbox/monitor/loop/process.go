@@ -187,7 +187,7 @@ func (p *process) expire() {
 		return
 	}
 	p.deadline, p.late = 0, true
-	syscall.Kill(-p.runtime, syscall.SIGKILL)
+	killTree(p.runtime)
 }
 
 // check looks whether an adopted process is dead and, if so, does all that follows, in the order of the package comment.
@@ -328,7 +328,8 @@ func writeExit(path string, x *wire.Exit) bool {
 	return err == nil
 }
 
-// signal sends a signal to a process, or to the runtime program that is making it.
+// signal sends a signal to a process, or to the runtime program that is making it and its process group; SIGKILL ends also what
+// that has made.
 func (l *loop) signal(id string, sig syscall.Signal) error {
 	p := l.find(id)
 	var err error
@@ -339,6 +340,8 @@ func (l *loop) signal(id string, sig syscall.Signal) error {
 		return refusal("process "+id+": has exited", syscall.ESRCH)
 	case p.pid != 0:
 		err = syscall.Kill(p.pid, sig)
+	case sig == syscall.SIGKILL:
+		killTree(p.runtime)
 	default:
 		err = syscall.Kill(-p.runtime, sig)
 	}

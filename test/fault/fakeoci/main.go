@@ -3,6 +3,7 @@
 // At each step it does what its script says (package script), whose directory is the global option --script:
 //
 //	create   before anything is made;  created  when all is made, before it returns;  start, started, delete, exec, execed likewise
+//	unnamed  when an exec'ed process is there whose pid nobody knows yet
 //	fail TEXT, die (by SIGKILL), junk (a pid file that holds no number)
 package main
 
@@ -287,6 +288,9 @@ func (v invocation) exec() error {
 	}
 	pid, err := launch(g, append([]string{"payload"}, p.Args...))
 	if err != nil {
+		return err
+	}
+	if err := v.step("unnamed"); err != nil {
 		return err
 	}
 	if err := os.WriteFile(v.opt["pid-file"], []byte(strconv.Itoa(pid)), 0o600); err != nil {

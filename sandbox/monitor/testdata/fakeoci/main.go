@@ -27,12 +27,26 @@ func main() {
 		os.Exit(7)
 	case "liar": // says that all is well and leaves a pid that is not its child
 		os.WriteFile(args[0], []byte("1"), 0o600)
+	case "litter": // DIR DEPTH: makes two children in sessions of their own, they likewise DEPTH times, and names them to nobody but DIR
+		litter(args[0], number(args[1]))
 	case "hang":
 		fmt.Fprintln(os.Stderr, "hanging")
 		time.Sleep(time.Hour)
 	default:
 		payload(os.Args[1], args)
 	}
+}
+
+func litter(dir string, depth int) {
+	for range 2 * min(depth, 1) {
+		c := exec.Command("/proc/self/exe", "litter", dir, strconv.Itoa(depth-1))
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := c.Start(); err != nil {
+			panic(err)
+		}
+	}
+	os.WriteFile(dir+"/"+strconv.Itoa(os.Getpid()), nil, 0o600)
+	time.Sleep(time.Hour)
 }
 
 // payload is what runs in the container.
