@@ -81,7 +81,8 @@ func unitName(s string) bool {
 // startScope has systemd make the group. A scope needs a process to begin
 // with, and the container's own is to be born in it: a placeholder stands in
 // until Settle. A name that is taken belongs to this very group (then there is
-// nothing to do) or to a failed unit that nobody collected.
+// nothing to do), to a failed unit that nobody collected, or, which is an error,
+// to a unit in another slice.
 func startScope(g *Group, cgroupsPath string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
 	defer cancel()
@@ -110,7 +111,7 @@ func startScope(g *Group, cgroupsPath string) error {
 		return nil
 	}
 	hold.end()
-	if errors.Is(err, fs.ErrExist) {
+	if errors.Is(err, fs.ErrExist) && alive(g) {
 		return nil
 	}
 	return err
@@ -139,8 +140,10 @@ func stopScope(g *Group, ctx context.Context) error {
 	return conn.Stop(ctx, g.unit)
 }
 
-// tellSystemd repeats limits as unit properties: a reload of systemd writes
-// those it knows, and would undo ours.
+// tellSystemd repeats limits as unit properties, for systemd writes those it knows whenever it looks after the unit again,
+// and would undo ours. It begins with that at once, and not only with the properties it is told: of a controller whose
+// properties change it writes every file it has a property for, be that at its default (cgroup_context_apply), before it
+// answers (bus_scope_commit_properties). Those files get back what they held.
 func tellSystemd(g *Group, r *Resources) error {
 	if g.unit == "" {
 		return nil
@@ -157,7 +160,42 @@ func tellSystemd(g *Group, r *Resources) error {
 		return err
 	}
 	defer conn.Close()
-	return conn.SetProperties(ctx, g.unit, props)
+	held := systemdFiles(g)
+	if err := conn.SetProperties(ctx, g.unit, props); err != nil {
+		return err
+	}
+	return hold(g, held)
+}
+
+// systemdFiles reads the files of cgroup2 that systemd writes, in an order in which they can be written. (v1: none that it is
+// not told of.)
+func systemdFiles(g *Group) []write {
+	var held []write
+	idle := g.read("cpu", "cpu.idle") == "1"
+	for _, f := range [...]string{"cpu.idle", "cpu.weight", "cpu.max", "cpuset.cpus", "cpuset.mems", "memory.min", "memory.low", "memory.high",
+		"memory.max", "memory.swap.max", "memory.zswap.max", "memory.zswap.writeback", "memory.oom.group", "pids.max"} {
+		controller, _, _ := strings.Cut(f, ".")
+		if v2, ok := g.has(controller); !ok || !v2 || f == "cpu.weight" && idle { // an idle group takes no weight
+			continue
+		}
+		if text := g.read(controller, f); text != "" {
+			held = append(held, write{controller: controller, file: f, value: text})
+		}
+	}
+	return held
+}
+
+// hold writes what a file does not hold any more.
+func hold(g *Group, held []write) error {
+	for _, w := range held {
+		if g.read(w.controller, w.file) == w.value {
+			continue
+		}
+		if err := writeFile(g.dir(w.controller).path+"/"+w.file, w.value); err != nil {
+			return fmt.Errorf("after systemd: %w", err)
+		}
+	}
+	return nil
 }
 
 // properties are the limits systemd has properties for
@@ -186,18 +224,40 @@ func properties(r *Resources, v2 bool) []systemd.Property {
 	if p := r.Pids; p != nil && p.Limit != nil {
 		add("TasksMax", infinity(*p.Limit))
 	}
+	if v2 {
+		props = append(props, unifiedProperties(r.Unified)...)
+	}
+	return props
+}
+
+// unifiedProperties are those of plain numbers.
+func unifiedProperties(unified map[string]string) []systemd.Property {
+	var props []systemd.Property
+	for _, key := range sortedKeys(unified) {
+		name := map[string]string{"cpu.weight": "CPUWeight", "memory.min": "MemoryMin", "memory.low": "MemoryLow", "memory.high": "MemoryHigh",
+			"memory.max": "MemoryMax", "memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax"}[key]
+		// The kernel takes "1G" as well; what it made of that is held all the same.
+		n, ok := number(unified[key])
+		if !ok || name == "" {
+			continue
+		}
+		if n == math.MaxInt64 {
+			n = -1
+		}
+		props = append(props, systemd.Property{Name: name, Value: infinity(n)})
+	}
 	return props
 }
 
 func cpuProperties(c *CPU, v2 bool) []systemd.Property {
 	var props []systemd.Property
 	add := func(name string, value any) { props = append(props, systemd.Property{Name: name, Value: value}) }
-	if c.Shares != nil && *c.Shares != 0 {
-		if v2 {
-			add("CPUWeight", Weight(*c.Shares))
-		} else {
-			add("CPUShares", *c.Shares)
-		}
+	switch idle := c.Idle != nil && *c.Idle != 0; {
+	case c.Shares == nil || *c.Shares == 0 || idle: // an idle group takes no weight
+	case v2:
+		add("CPUWeight", Weight(*c.Shares))
+	default:
+		add("CPUShares", *c.Shares)
 	}
 	period := uint64(100000)
 	if c.Period != nil && *c.Period != 0 {
@@ -213,14 +273,9 @@ func cpuProperties(c *CPU, v2 bool) []systemd.Property {
 		}
 		add("CPUQuotaPerSecUSec", perSec)
 	}
-	if v2 && c.Cpus != "" {
-		if bits, err := bitmap(c.Cpus); err == nil {
-			add("AllowedCPUs", bits)
-		}
-	}
-	if v2 && c.Mems != "" {
-		if bits, err := bitmap(c.Mems); err == nil {
-			add("AllowedMemoryNodes", bits)
+	for _, set := range [][2]string{{"AllowedCPUs", c.Cpus}, {"AllowedMemoryNodes", c.Mems}} {
+		if bits, err := bitmap(set[1]); v2 && err == nil {
+			add(set[0], bits)
 		}
 	}
 	return props

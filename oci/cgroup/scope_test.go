@@ -42,12 +42,13 @@ func TestScopePath(t *testing.T) {
 func TestProperties(t *testing.T) {
 	t.Parallel()
 	r := &Resources{
-		Memory: &Memory{Limit: ptr[int64](100), Swap: ptr[int64](150)},
-		CPU:    &CPU{Shares: ptr[uint64](1024), Quota: ptr[int64](25001), Period: ptr[uint64](50000), Cpus: "0-2,9"},
-		Pids:   &Pids{Limit: ptr[int64](-1)},
+		Memory:  &Memory{Limit: ptr[int64](100), Swap: ptr[int64](150)},
+		CPU:     &CPU{Shares: ptr[uint64](1024), Quota: ptr[int64](25001), Period: ptr[uint64](50000), Cpus: "0-2,9"},
+		Pids:    &Pids{Limit: ptr[int64](-1)},
+		Unified: map[string]string{"memory.high": "90", "memory.min": "max", "memory.low": "1G", "cpu.max": "5 10"},
 	}
 	for v2, want := range map[bool]string{
-		true:  "[{MemoryMax 100} {MemorySwapMax 50} {CPUWeight 100} {CPUQuotaPeriodUSec 50000} {CPUQuotaPerSecUSec 510000} {AllowedCPUs [7 2]} {TasksMax 18446744073709551615}]",
+		true:  "[{MemoryMax 100} {MemorySwapMax 50} {CPUWeight 100} {CPUQuotaPeriodUSec 50000} {CPUQuotaPerSecUSec 510000} {AllowedCPUs [7 2]} {TasksMax 18446744073709551615} {MemoryHigh 90} {MemoryMin 18446744073709551615}]",
 		false: "[{MemoryLimit 100} {CPUShares 1024} {CPUQuotaPeriodUSec 50000} {CPUQuotaPerSecUSec 510000} {TasksMax 18446744073709551615}]",
 	} {
 		if got := fmt.Sprint(properties(r, v2)); got != want {

@@ -135,7 +135,11 @@ func (b *box) clean() {
 			}
 		}
 	}
-	if dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups + "/" + b.id); len(dirs) > 0 {
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups + "/" + b.id)
+	if one := "/sys/fs/cgroup" + cgroups + "/" + b.id; unix.Access(one, unix.F_OK) == nil {
+		dirs = append(dirs, one)
+	}
+	if len(dirs) > 0 {
 		b.t.Errorf("cgroups are left: %v", dirs)
 	}
 }

@@ -18,11 +18,14 @@ import (
 	"github.com/berth-runtime/berth/test/jail"
 )
 
-// bin holds the probe, cgroups names where the tests' containers live, runtime is the one under test.
+// bin holds the probe, cgroups names where the tests' containers live, oci is the runtime under test, and systemd says that it
+// has systemd make the cgroups (DRIVER=systemd). That needs the host's process ids, which the jail does not have: a machine
+// that is thrown away afterwards does without one (hack/vm).
 var (
 	bin     string
 	cgroups string
 	oci     string
+	systemd = os.Getenv("DRIVER") == "systemd"
 )
 
 // patience is for what happens in the background on a machine with much else to do.
@@ -45,11 +48,16 @@ func TestMain(m *testing.M) {
 		bin = dir
 		// Cgroups are the machine's, and process ids those of a namespace: the directory's name is one of a kind.
 		cgroups = "/berth-conform-" + filepath.Base(dir)
+		if systemd { // a slice's name has a dash for each level
+			cgroups = "/" + strings.ReplaceAll(cgroups[1:], "-", "") + ".slice"
+		}
 		// Containers are orphans when create has returned; their status shall come here.
 		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 		code := m.Run()
-		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups)
-		for _, d := range append(dirs, "/sys/fs/cgroup"+cgroups) {
+		if systemd {
+			exec.Command("systemctl", "stop", cgroups[1:]).Run()
+		}
+		for _, d := range groupDirs(cgroups) {
 			unix.Rmdir(d)
 		}
 		return code
@@ -111,8 +119,33 @@ func makeBox(t *testing.T, args ...string) *box {
 	b.file("inside", "")
 	b.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
 	b.spec = base(append([]string{"/probe"}, args...))
-	b.spec.Linux.CgroupsPath = cgroups + "/" + b.id
+	b.spec.Linux.CgroupsPath = groupName(b.id)
 	return b
+}
+
+// groupName is a cgroupsPath as the runtime under test takes it.
+func groupName(id string) string {
+	if systemd {
+		return cgroups[1:] + ":box:" + id
+	}
+	return cgroups + "/" + id
+}
+
+// groupPath is where the cgroup with that name is, below the root of each hierarchy.
+func groupPath(id string) string {
+	if systemd {
+		return cgroups + "/box-" + id + ".scope"
+	}
+	return cgroups + "/" + id
+}
+
+// groupDirs are the directories of a cgroup that are there.
+func groupDirs(path string) []string {
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
+	if one := "/sys/fs/cgroup" + path; exists(one) {
+		dirs = append(dirs, one)
+	}
+	return dirs
 }
 
 // file writes into the container's root file system.
@@ -157,11 +190,11 @@ func (b *box) clean() {
 	if _, err := os.Stat(b.root + "/" + b.id); err == nil {
 		b.Errorf("state of %s is left", b.id)
 	}
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups + "/" + b.id)
-	if one := "/sys/fs/cgroup" + cgroups + "/" + b.id; exists(one) {
-		dirs = append(dirs, one)
+	// systemd forgets a unit, and its cgroup, some time after the last process has gone.
+	for end := time.Now().Add(patience); systemd && len(groupDirs(groupPath(b.id))) > 0 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
 	}
-	if len(dirs) > 0 {
+	if dirs := groupDirs(groupPath(b.id)); len(dirs) > 0 {
 		b.Errorf("cgroups are left: %v", dirs)
 	}
 }
@@ -196,7 +229,11 @@ func (b *box) with(cmd *exec.Cmd, args ...string) result {
 	if cmd.Stdout == nil {
 		cmd.Stdout = files[0]
 	}
-	cmd.Path, cmd.Args, cmd.Stderr = oci, append([]string{oci, "--root", b.root}, args...), files[1]
+	global := []string{oci, "--root", b.root}
+	if systemd {
+		global = append(global, "--systemd-cgroup")
+	}
+	cmd.Path, cmd.Args, cmd.Stderr = oci, append(global, args...), files[1]
 	late := time.AfterFunc(2*patience, func() {
 		if cmd.Process != nil {
 			cmd.Process.Kill()

@@ -267,7 +267,7 @@ func (n *Node) Launch() error {
 	defer log.Close()
 	args := []string{"serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
 		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI(), "--cgroup-driver", driver()}
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI(), "--cgroup-driver", Driver()}
 	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
 	if n.path != "" {
 		n.daemon.Env = append(os.Environ(), "PATH="+n.path)
