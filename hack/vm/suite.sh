@@ -2,7 +2,7 @@
 # Runs in a virtual node: one suite, its output below /results/NAME, and one line "PASSED FAILED SKIPPED" in
 # /results/NAME/totals.
 #
-#   suite.sh critest cgroupfs|systemd [critest.sh arguments]
+#   suite.sh critest cgroupfs|systemd [critest.sh arguments]       --all for more than [Conformance]
 #   suite.sh e2e cgroupfs|systemd [go test flags]
 #   suite.sh conform [go test flags]        test/conform with the systemd driver; with the other it is among the packages
 #   suite.sh packages [PACKAGE]... [-- go test flags]   the packages' own tests; default: all that came along, but e2e
@@ -41,7 +41,7 @@ case $suite in
 critest)
 	driver=$1; shift
 	begin "critest-$driver"
-	CGROUP_DRIVER=$driver BERTH_IN_TESTNS=1 "$src/hack/critest.sh" --inside --all --out "$results" "$@"
+	CGROUP_DRIVER=$driver BERTH_IN_TESTNS=1 "$src/hack/critest.sh" --inside --out "$results" "$@"
 	;;
 e2e)
 	driver=$1; shift
