@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/../env.sh"
 VM=$CACHE/vm
 packages="cmd/berth image image/layer image/overlay netplugin netplugin/bridge oci/apparmor oci/cgroup oci/cgroup/systemd oci/launch
-oci/launch/hook oci/launch/inside oci/launch/nofile oci/launch/quick oci/launch/resctrl oci/launch/seccomp oci/launch/spawn oci/launch/state sandbox sandbox/host
+oci/launch/hook oci/launch/inside oci/launch/nofile oci/launch/resctrl oci/launch/seccomp oci/launch/spawn oci/launch/state sandbox sandbox/host
 sandbox/monitor sandbox/monitor/loop sandbox/ns sandbox/ns/hold test/attack test/conform test/fault"
 e2e="core contract leak"
 programs="oci/launch/testdata/probe sandbox/monitor/testdata/fakeoci test/attack/testdata/probe test/conform/testdata/probe test/fault/fakeoci
@@ -37,4 +37,9 @@ for p in $programs; do
 	mkdir -p "$VM/built/$(dirname "$p")"
 	go build -C "$ROOT" -trimpath -ldflags '-s -w' -o "$VM/built/$p" "./$p"
 done
+# A test compares with the specification's source.
+spec=github.com/opencontainers/runtime-spec
+rm -rf "$VM/built/modules"
+mkdir -p "$VM/built/modules/$spec"
+cp -r --no-preserve=mode "$(go list -C "$ROOT" -m -f '{{.Dir}}' $spec)"/. "$VM/built/modules/$spec"
 echo "$key" >"$VM/tests.stamp"
