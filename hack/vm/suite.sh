@@ -10,7 +10,7 @@
 set -uo pipefail
 suite=$1; shift
 export BERTH_CACHE=/payload/cache BERTH_CNI_BIN=/payload/cache/cni BERTH_CNI_BIN_DIR=/payload/cache/cni
-export TMPDIR=/var/tmp BERTH_TEST_FS=disk
+export TMPDIR=/var/tmp BERTH_TEST_FS=disk BERTH_PATIENCE=5m
 export PATH=/payload/bin:$PATH
 results=/results/$suite
 src=/payload/src

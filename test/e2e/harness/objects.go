@@ -99,7 +99,7 @@ func (n *Node) RunOn(t *testing.T, cfg *rt.PodSandboxConfig, handler string) *Po
 
 // down must work whatever the test did, also after it removed the pod itself.
 func (p *Pod) down() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	if err := p.node.Runtime.StopPodSandbox(ctx, p.ID); err != nil && !strings.Contains(err.Error(), "NotFound") {
 		p.t.Errorf("StopPodSandbox: %v", err)
