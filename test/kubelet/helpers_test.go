@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -187,17 +189,21 @@ func (b bench) replicas(app string, n int) []corev1.Pod {
 	return pods
 }
 
-// deleted removes the pod with its grace period and waits until it is gone.
-func (b bench) deleted(name string) {
+// deleted removes the pod with its grace period and waits until it is gone; its controller may have made another by then.
+func (b bench) deleted(p *corev1.Pod) {
 	b.Helper()
-	if err := b.Client.CoreV1().Pods(b.ns).Delete(b.Context(), name, metav1.DeleteOptions{}); err != nil {
+	if err := b.Client.CoreV1().Pods(b.ns).Delete(b.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	b.eventually("pod "+name+" gone", func(ctx context.Context) error {
-		if _, err := b.Client.CoreV1().Pods(b.ns).Get(ctx, name, metav1.GetOptions{}); err == nil {
-			return fmt.Errorf("still there")
+	b.eventually("pod "+p.Name+" gone", func(ctx context.Context) error {
+		now, err := b.Client.CoreV1().Pods(b.ns).Get(ctx, p.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err) || err == nil && now.UID != p.UID:
+			return nil
+		case err == nil:
+			return errors.New("still there")
 		}
-		return nil
+		return err
 	})
 }
 
