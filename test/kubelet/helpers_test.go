@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -212,14 +213,16 @@ func (b bench) kubectl(args ...string) *exec.Cmd {
 	return b.Kubectl(b.Context(), append([]string{"-n", b.ns}, args...)...)
 }
 
-// output runs kubectl and returns what it wrote.
+// output runs kubectl and returns what it wrote to its standard output; the other has hints for people.
 func (b bench) output(args ...string) string {
 	b.Helper()
-	out, err := b.kubectl(args...).CombinedOutput()
-	if err != nil {
-		b.Fatalf("kubectl %v: %v: %s", args, err, out)
+	cmd := b.kubectl(args...)
+	var out, hints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &hints
+	if err := cmd.Run(); err != nil {
+		b.Fatalf("kubectl %v: %v: %s%s", args, err, &out, &hints)
 	}
-	return string(out)
+	return out.String()
 }
 
 // sh runs a shell command in a pod's first container.
