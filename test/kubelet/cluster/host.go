@@ -41,7 +41,8 @@ func (c *Cluster) host() error {
 		return err
 	}
 	for name, value := range tunables {
-		stand := filepath.Join(c.Dir, strings.ReplaceAll(name, "/", "."))
+		// Not below c.Dir: cAdvisor knows a tmpfs by any of its mount points, and nodefs and imagefs are to be one.
+		stand := filepath.Join("/var/log", strings.ReplaceAll(name, "/", "."))
 		if err := os.WriteFile(stand, []byte(value+"\n"), 0o644); err != nil {
 			return err
 		}
