@@ -46,7 +46,7 @@ func (b *box) seenBy(args ...string) map[string]any {
 	delete(seen, "Pid")
 	seen["FDs"] = len(seen["FDs"].([]any)) // the files of outputs are new each time
 	status := seen["Status"].(map[string]any)
-	for _, k := range []string{"Pid", "NSpid", "NStgid", "NSpgid", "NSsid", "Tgid", "PPid", "nonvoluntary_ctxt_switches", "voluntary_ctxt_switches", "Threads"} {
+	for _, k := range []string{"Pid", "NSpid", "NStgid", "NSpgid", "NSsid", "Tgid", "PPid", "nonvoluntary_ctxt_switches", "voluntary_ctxt_switches", "Threads", "SigQ", "State"} {
 		delete(status, k)
 	}
 	for k := range status {
