@@ -182,6 +182,49 @@ func TestKillAllDescendants(t *testing.T) {
 	}
 }
 
+// Whoever still comes while a group is destroyed is killed as well.
+func TestDestroy(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	spawn(t, g, "sleep 100 & sleep 100; :")
+	in := make(chan struct{})
+	// ends when the group is gone
+	go func() {
+		defer close(in)
+		for {
+			c := exec.Command("/bin/sleep", "100")
+			if err := c.Start(); err != nil {
+				t.Error(err)
+				return
+			}
+			err := g.Add(c.Process.Pid)
+			if err != nil {
+				_ = c.Process.Kill()
+			}
+			_ = c.Wait()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	holds(t, g, 4)
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := g.Remove(short); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("Remove with processes in it: %v", err)
+	}
+	if err := cgroup.Destroy(soon(t), g); err != nil {
+		t.Error(err)
+	}
+	<-in
+	if _, err := os.Stat(g.Dirs()["memory"]); err == nil {
+		t.Error("it is still there")
+	}
+	if err := cgroup.Destroy(soon(t), g); err != nil {
+		t.Errorf("what is gone: %v", err)
+	}
+}
+
 func TestKillSubOnly(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t)
