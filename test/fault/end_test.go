@@ -56,16 +56,11 @@ func (l *place) stopMonitor() (goOn func()) {
 // A monitor that does not answer keeps neither its pod from being stopped and removed nor anything else of the daemon.
 func TestWedgedMonitor(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []rt.NamespaceMode{rt.NamespaceMode_CONTAINER, rt.NamespaceMode_POD} {
+	for _, mode := range pidModes {
 		t.Run(fmt.Sprint(mode), func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t)
-			cfg := n.pod("a")
-			cfg.Linux.SecurityContext.NamespaceOptions.Pid = mode
-			id, err := n.Run(t.Context(), cfg, "")
-			n.must(err)
-			p, err := n.Pod(id)
-			n.must(err)
+			p := n.runMode(mode)
 			c := n.start(p, "main", "sleep")
 			defer n.stopMonitor()()
 			n.answersPromptly()

@@ -379,16 +379,11 @@ func TestRemoveWhileCreating(t *testing.T) {
 // A monitor dies by SIGKILL: containers that ran are exited with 255, the pod is not ready, and all of it can be removed.
 func TestMonitorDies(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []rt.NamespaceMode{rt.NamespaceMode_CONTAINER, rt.NamespaceMode_POD} {
+	for _, mode := range pidModes {
 		t.Run(fmt.Sprint(mode), func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t)
-			cfg := n.pod("a")
-			cfg.Linux.SecurityContext.NamespaceOptions.Pid = mode
-			id, err := n.Run(t.Context(), cfg, "")
-			n.must(err)
-			p, err := n.Pod(id)
-			n.must(err)
+			p := n.runMode(mode)
 			done, c, created := n.start(p, "done", "exit", "7"), n.start(p, "main", "sleep"), n.create(p, "created", "sleep")
 			n.exited(done)
 			exec := make(chan error, 1)
@@ -405,7 +400,7 @@ func TestMonitorDies(t *testing.T) {
 			}
 			n.says(<-exec, nil, "monitor")
 			n.eventually("the pod is not ready", func() bool { return n.ListPods(nil)[0].State == rt.PodSandboxState_SANDBOX_NOTREADY })
-			_, err = p.Create(t.Context(), n.container("more", "sleep"))
+			_, err := p.Create(t.Context(), n.container("more", "sleep"))
 			n.says(err, sandbox.ErrNotReady)
 			n.must(p.Stop(t.Context()))
 			n.must(p.Remove(t.Context()))

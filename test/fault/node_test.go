@@ -299,7 +299,23 @@ func (n *node) close() {
 // run makes a pod that has to work.
 func (n *node) run(name string) *sandbox.Pod {
 	n.t.Helper()
-	id, err := n.Run(n.t.Context(), n.pod(name), "")
+	return n.runConfig(n.pod(name))
+}
+
+// pidModes are what runMode takes.
+var pidModes = []rt.NamespaceMode{rt.NamespaceMode_CONTAINER, rt.NamespaceMode_POD}
+
+// runMode runs a pod whose containers have PID namespaces of their own, or one together.
+func (n *node) runMode(mode rt.NamespaceMode) *sandbox.Pod {
+	n.t.Helper()
+	cfg := n.pod("a")
+	cfg.Linux.SecurityContext.NamespaceOptions.Pid = mode
+	return n.runConfig(cfg)
+}
+
+func (n *node) runConfig(cfg *rt.PodSandboxConfig) *sandbox.Pod {
+	n.t.Helper()
+	id, err := n.Run(n.t.Context(), cfg, "")
 	n.must(err)
 	p, err := n.Pod(id)
 	n.must(err)
