@@ -41,6 +41,9 @@ type place struct {
 // machineNetns is where a daemon pins network namespaces.
 const machineNetns = "/run/netns"
 
+// patience is for what has to come on a machine with much else to do.
+const patience = time.Minute
+
 var serial atomic.Int64
 
 func newPlace(t *testing.T) *place {
@@ -94,7 +97,7 @@ func (l *place) reached(step string, n int) {
 
 func (l *place) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(3 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(3 * time.Millisecond) {
 		if time.Now().After(end) {
 			l.t.Fatalf("waited in vain: %s", what)
 		}
@@ -175,7 +178,7 @@ func cmdline(pid int) string {
 func (l *place) nothingLeft() {
 	l.t.Helper()
 	var left []string
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if left = l.left(); len(left) == 0 {
 			return
 		}
