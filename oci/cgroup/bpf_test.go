@@ -2,7 +2,7 @@ package cgroup
 
 import (
 	"context"
-	"fmt"
+	"crypto/rand"
 	"os"
 	"os/exec"
 	"syscall"
@@ -23,7 +23,7 @@ func TestDeviceProgram(t *testing.T) {
 	if err != nil || l.tree(unifiedName) == nil {
 		t.Skip("needs a cgroup2 mount")
 	}
-	dir := fmt.Sprintf("%s/berth-test-bpf-%d", l.tree(unifiedName).dir, os.Getpid())
+	dir := l.tree(unifiedName).dir + "/berth-test-" + rand.Text()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package cgroup_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,13 +27,12 @@ func needRoot(t testing.TB) {
 	}
 }
 
-var serial atomic.Int64 // names of test groups
-
-// newGroup makes a group that is gone with the test.
+// newGroup makes a group that is gone with the test. Cgroups are the machine's, and process ids those of a namespace: its
+// name is one of a kind.
 func newGroup(t testing.TB) *cgroup.Group {
 	t.Helper()
 	needRoot(t)
-	top := fmt.Sprintf("/berth-test-%d-%d", os.Getpid(), serial.Add(1))
+	top := "/berth-test-" + rand.Text()
 	g, err := cgroup.Create(top+"/pod/ctr", cgroup.Cgroupfs)
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +265,7 @@ func TestFreeze(t *testing.T) {
 	if err := g.Set(&cgroup.Resources{Pids: &cgroup.Pids{Limit: ptr[int64](64)}}); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
 	}
-	if d := time.Since(start); d > 10*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("Set of a frozen group took %v", d)
 	}
 	if err := g.Thaw(); err != nil {

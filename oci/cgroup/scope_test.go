@@ -97,7 +97,7 @@ func TestSystemdDriverWithout(t *testing.T) {
 		t.Skip("this host has systemd")
 	}
 	if _, err := host(); err != nil {
-		t.Skip(err)
+		t.Skip("needs cgroups: ", err)
 	}
 	if _, err := Create("berth-test.slice:berth:x", Systemd); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Create: %v", err)

@@ -203,6 +203,16 @@ func (b *box) created(args ...string) {
 	}
 }
 
+// begin creates and starts the container, as far as that goes.
+func (b *box) begin() result {
+	b.Helper()
+	r := b.create()
+	if r.code == 0 {
+		r = b.oci("start", b.id)
+	}
+	return r
+}
+
 // started creates and starts the container, and waits until the probe has said "up".
 func (b *box) started(args ...string) {
 	b.Helper()

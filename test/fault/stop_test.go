@@ -46,7 +46,7 @@ func TestStopOutlivesDaemon(t *testing.T) {
 		{"in time", 5 * time.Second, 0, false, false, "SIGTERM\n"},
 		{"too late", time.Second, 1100 * time.Millisecond, false, false, "SIGTERM\n"},
 		{"asked again", 5 * time.Second, 0, true, false, "SIGTERM\n"},
-		{"not signaled", 10 * time.Second, 0, false, true, "SIGTERM\nSIGTERM\n"},
+		{"not signaled", 20 * time.Second, 0, false, true, "SIGTERM\nSIGTERM\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
