@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // pty makes a terminal of the test's own: what a person would sit at.
@@ -149,11 +151,11 @@ func TestPidfdSocket(t *testing.T) {
 			t.Errorf("pidfd of another process than %d:\n%s", want, text)
 		}
 	}
-	sock, received := console(t)
+	sock, received := bundle.Console(t)
 	b.must("create", "--pidfd-socket", sock, "--pid-file", b.bundle+"/pid", "--bundle", b.bundle, b.id)
 	check(received(), readPid(t, b.bundle+"/pid"))
 	b.must("start", b.id)
-	sock, received = console(t)
+	sock, received = bundle.Console(t)
 	b.must("exec", "--detach", "--pidfd-socket", sock, "--pid-file", b.bundle+"/exec", b.id, "/probe", "sleep")
 	check(received(), readPid(t, b.bundle+"/exec"))
 }

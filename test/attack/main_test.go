@@ -3,12 +3,10 @@ package attack_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/berth-runtime/berth/test/bundle"
 	"github.com/berth-runtime/berth/test/jail"
 )
 
@@ -32,10 +30,7 @@ func TestMain(m *testing.M) {
 	bin, cgroups = dir, "/berth-attack-"+filepath.Base(dir)
 	code := m.Run()
 	os.RemoveAll(dir)
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups)
-	for _, d := range append(dirs, "/sys/fs/cgroup"+cgroups) {
-		unix.Rmdir(d)
-	}
+	bundle.RemoveGroups(cgroups)
 	os.Exit(code)
 }
 
@@ -50,10 +45,8 @@ func build(dir string) error {
 		return err
 	}
 	for name, pkg := range programs {
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		if err := bundle.Build(filepath.Join(dir, name), pkg, "-trimpath", "-ldflags=-s -w"); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -120,15 +120,12 @@ func (b bench) sameAs(before map[string]string, killed []string) {
 // A node that runs out of disk takes unused images away, then evicts the pod that took the most; then all is well again.
 func TestDiskPressure(t *testing.T) {
 	b := open(t)
-	if _, err := b.Images.PullImage(t.Context(), &rt.ImageSpec{Image: "docker.io/library/busybox:1.35"}, nil, nil); err != nil {
-		t.Fatal(err)
-	}
 	unused := &rt.ImageSpec{Image: "public.ecr.aws/docker/library/busybox:1-musl"}
 	if _, err := b.Images.PullImage(t.Context(), unused, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	restore, err := b.Reconfigure(strings.NewReplacer(`nodefs.available: "1%"`, "nodefs.available: 3Gi", `imagefs.available: "1%"`, "imagefs.available: 3Gi",
-		"imageGCHighThresholdPercent: 100", "evictionPressureTransitionPeriod: 5s\nimageGCHighThresholdPercent: 100"))
+		"imageGCHighThresholdPercent: 100", "evictionPressureTransitionPeriod: 5s\nimageMinimumGCAge: 1ms\nimageGCHighThresholdPercent: 100"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,7 +91,7 @@ func TestLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	expect(t, n, id, map[string]string{
+	n.Says(t, id, map[string]string{
 		"cat /proc/1/oom_score_adj": "777\n",
 		"grep Cpus_allowed_list /proc/1/status; grep Mems_allowed_list /proc/1/status": "Cpus_allowed_list:\t0\nMems_allowed_list:\t0\n",
 	})

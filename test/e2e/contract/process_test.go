@@ -114,7 +114,7 @@ func TestNameFiles(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	expect(t, n, id, map[string]string{"cat /etc/resolv.conf": "", "cat /etc/hosts": string(hosts)})
+	n.Says(t, id, map[string]string{"cat /etc/resolv.conf": "", "cat /etc/hosts": string(hosts)})
 }
 
 // Mounts travel as asked: not at all, from the host, both ways; a link is followed before; write protection of a whole tree.
@@ -184,7 +184,7 @@ func TestPropagation(t *testing.T) {
 	before := filepath.Join(dir, "PRIVATE")
 	deep.Mounts = []*rt.Mount{{ContainerPath: "/flat", HostPath: before, Readonly: true}, {ContainerPath: "/all", HostPath: before, Readonly: true, RecursiveReadOnly: true}}
 	id := p.Start(deep)
-	expect(t, n, id, map[string]string{
+	n.Says(t, id, map[string]string{
 		"touch /flat/x 2>/dev/null || echo ro":       "ro\n",
 		"touch /flat/before/x && echo rw":            "rw\n",
 		"touch /all/x 2>/dev/null || echo ro":        "ro\n",
@@ -231,7 +231,7 @@ func TestMountOptions(t *testing.T) {
 	options := func(at string) string {
 		return "awk '$5==\"" + at + "\"{print $6}' /proc/self/mountinfo | tr , '\\n' | grep -E '^(ro|no(exec|dev|suid))$' | sort | tr '\\n' ' '"
 	}
-	expect(t, n, id, map[string]string{
+	n.Says(t, id, map[string]string{
 		"/plain/run": "a\n",
 		"/noexec/run 2>/dev/null || echo refused": "refused\n",
 		options("/noexec"):                        "noexec ",

@@ -265,7 +265,7 @@ func TestContainerSetting(t *testing.T) {
 	cfg.Linux.SecurityContext.ReadonlyRootfs = true
 	cfg.Linux.SecurityContext.NoNewPrivs = true
 	id := p.Start(cfg)
-	for cmd, want := range map[string]string{
+	n.Says(t, id, map[string]string{
 		"id -u":          "1234\n",
 		"pwd":            "/tmp\n",
 		"cat /data/file": "from the host\n",
@@ -276,11 +276,7 @@ func TestContainerSetting(t *testing.T) {
 		"grep Seccomp: /proc/self/status":                               "Seccomp:\t0\n",
 		"ls /litter 2>/dev/null || echo no; ls /opaque":                 "no\nabove\n",
 		"ls -l /dev/null | cut -c1; ls /dev/shm >/dev/null && echo shm": "c\nshm\n",
-	} {
-		if got := n.Exec(t, id, "sh", "-c", cmd); got != want {
-			t.Errorf("%s: %q, want %q", cmd, got, want)
-		}
-	}
+	})
 }
 
 func TestImages(t *testing.T) {
