@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -247,6 +248,46 @@ func TestKillSubOnly(t *testing.T) {
 	}
 	if _, err := g.OpenSub("exec"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("OpenSub after Remove: %v", err)
+	}
+}
+
+// A runtime may leave a hierarchy out: gVisor's makes no group in the cgroup2 beside v1.
+func TestSubWhereGroupIs(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	probe, err := g.Sub("probe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	for _, d := range probe.Dirs() {
+		if d = filepath.Dir(d); !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	if err := probe.Remove(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range dirs { // one after the other, so that in the end there is none
+		if err := os.Remove(d); err != nil {
+			t.Fatal(err)
+		}
+		sub, err := g.Sub("exec")
+		if i == len(dirs)-1 {
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("Sub of a group that is nowhere: %v", err)
+			}
+			break
+		}
+		if err != nil {
+			t.Fatalf("Sub without %s: %v", d, err)
+		}
+		if got := sub.Dirs(); len(got) == 0 {
+			t.Errorf("directories without %s: %v", d, got)
+		}
+		if err := sub.Remove(soon(t)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -61,7 +61,9 @@ func TestStopOutlivesDaemon(t *testing.T) {
 			time.Sleep(tt.dead)
 			d.launch()
 			if tt.again {
-				_, err := d.cri.StopContainer(t.Context(), &rt.StopContainerRequest{ContainerId: id, Timeout: 3600})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, err := d.cri.StopContainer(ctx, &rt.StopContainerRequest{ContainerId: id, Timeout: 3600})
 				d.must(err)
 			}
 			d.eventually("the container is killed", func() bool { return d.status(id).State == rt.ContainerState_CONTAINER_EXITED })
