@@ -162,6 +162,23 @@ func Directories(g *Group) []string {
 	return list
 }
 
+// Freezer is the directory whose state says whether the group is frozen, and which of the hierarchies is cgroup2's; "" where there
+// is none.
+func Freezer(g *Group) (freezer, unified string) {
+	if g == nil {
+		return "", ""
+	}
+	if d := g.freezer(); d != nil {
+		freezer = d.path
+	}
+	for _, d := range g.dirs {
+		if d.v2 {
+			unified = d.path
+		}
+	}
+	return freezer, unified
+}
+
 // OOMFile is a file with a line "oom_kill N" counting tasks that the OOM
 // killer took from the group or below (v1 memory.oom_control, Linux 4.13; v2
 // memory.events), "" when the host has no memory controller.
