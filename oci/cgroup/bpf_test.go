@@ -30,10 +30,10 @@ func TestDeviceProgram(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		err := removeTree(ctx, dir)
+		err := removeTree(ctx, dir, time.Now().Add(patience))
 		for err != nil && ctx.Err() == nil { // a dead process stays in its group for a moment
 			time.Sleep(10 * time.Millisecond)
-			err = removeTree(ctx, dir)
+			err = removeTree(ctx, dir, time.Now().Add(patience))
 		}
 		if err != nil {
 			t.Error(err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -181,6 +182,49 @@ func TestKillAllDescendants(t *testing.T) {
 	}
 }
 
+// Whoever still comes while a group is destroyed is killed as well.
+func TestDestroy(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	spawn(t, g, "sleep 100 & sleep 100; :")
+	in := make(chan struct{})
+	// ends when the group is gone
+	go func() {
+		defer close(in)
+		for {
+			c := exec.Command("/bin/sleep", "100")
+			if err := c.Start(); err != nil {
+				t.Error(err)
+				return
+			}
+			err := g.Add(c.Process.Pid)
+			if err != nil {
+				_ = c.Process.Kill()
+			}
+			_ = c.Wait()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	holds(t, g, 4)
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := g.Remove(short); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("Remove with processes in it: %v", err)
+	}
+	if err := cgroup.Destroy(soon(t), g); err != nil {
+		t.Error(err)
+	}
+	<-in
+	if _, err := os.Stat(g.Dirs()["memory"]); err == nil {
+		t.Error("it is still there")
+	}
+	if err := cgroup.Destroy(soon(t), g); err != nil {
+		t.Errorf("what is gone: %v", err)
+	}
+}
+
 func TestKillSubOnly(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t)
@@ -204,6 +248,46 @@ func TestKillSubOnly(t *testing.T) {
 	}
 	if _, err := g.OpenSub("exec"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("OpenSub after Remove: %v", err)
+	}
+}
+
+// A runtime may leave a hierarchy out: gVisor's makes no group in the cgroup2 beside v1.
+func TestSubWhereGroupIs(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	probe, err := g.Sub("probe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	for _, d := range probe.Dirs() {
+		if d = filepath.Dir(d); !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	if err := probe.Remove(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range dirs { // one after the other, so that in the end there is none
+		if err := os.Remove(d); err != nil {
+			t.Fatal(err)
+		}
+		sub, err := g.Sub("exec")
+		if i == len(dirs)-1 {
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("Sub of a group that is nowhere: %v", err)
+			}
+			break
+		}
+		if err != nil {
+			t.Fatalf("Sub without %s: %v", d, err)
+		}
+		if got := sub.Dirs(); len(got) == 0 {
+			t.Errorf("directories without %s: %v", d, got)
+		}
+		if err := sub.Remove(soon(t)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
