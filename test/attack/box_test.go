@@ -159,7 +159,12 @@ type result struct {
 func (b *box) oci(args ...string) result { return b.ociWith(nil, nil, args...) }
 
 // patience is how long a command may take before it counts as hanging.
-const patience = 60 * time.Second
+func patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("ATTACK_PATIENCE")); err == nil {
+		return d
+	}
+	return time.Minute
+}
 
 func (b *box) ociWith(stdin *os.File, extra []*os.File, args ...string) result {
 	b.t.Helper()
@@ -172,7 +177,7 @@ func (b *box) ociWith(stdin *os.File, extra []*os.File, args ...string) result {
 		cmd.Stdin = stdin
 	}
 	var late atomic.Bool
-	done := time.AfterFunc(patience, func() { late.Store(true); cmd.Process.Kill() })
+	done := time.AfterFunc(patience(), func() { late.Store(true); cmd.Process.Kill() })
 	defer done.Stop()
 	cmd.Run()
 	if late.Load() {

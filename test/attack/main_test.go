@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -50,7 +52,11 @@ func build(dir string) error {
 		return err
 	}
 	for name, pkg := range programs {
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), pkg)
+		flags := "-s -w"
+		if name == "runtime" && goruntime.GOARCH == "amd64" {
+			flags += " -E _berth_entry" // as the Makefile does: package quick
+		}
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", flags, "-o", filepath.Join(dir, name), pkg)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
@@ -63,6 +69,14 @@ func runtimeBin() string { return bin + "/runtime" }
 
 // long asks for the whole of what is otherwise sampled.
 func long() bool { return os.Getenv("ATTACK_LONG") != "" }
+
+// creates is how many containers a race makes then.
+func creates() int {
+	if n, err := strconv.Atoi(os.Getenv("ATTACK_CREATES")); err == nil {
+		return n
+	}
+	return 100_000
+}
 
 func needRoot(t *testing.T) {
 	t.Helper()
