@@ -146,7 +146,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err != nil {
 		return fmt.Errorf("%s create: %w", c.pod.handler.Name, oci.Spoken(err))
 	}
-	c.show(func(v *containerView) { v.pid = res.Pid })
+	watch(c, mon, res.Pid)
 	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
 		return fmt.Errorf("mark created: %w", err)
 	}

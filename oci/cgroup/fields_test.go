@@ -1,9 +1,9 @@
 package cgroup
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -126,7 +126,7 @@ func TestDelegate(t *testing.T) {
 	if err != nil || l.tree(unifiedName) == nil {
 		t.Skip("needs a cgroup2 mount")
 	}
-	dir := fmt.Sprintf("%s/berth-test-delegate-%d", l.tree(unifiedName).dir, os.Getpid())
+	dir := l.tree(unifiedName).dir + "/berth-test-" + rand.Text()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

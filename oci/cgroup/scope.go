@@ -150,8 +150,7 @@ func tellSystemd(g *Group, r *Resources) error {
 	if err != nil {
 		return err
 	}
-	v2, _ := g.has("memory")
-	newer := newerProperties(r, v2)
+	newer := newerProperties(r, g.lay.mode == Unified)
 	if len(props)+len(newer) == 0 {
 		return nil
 	}
@@ -183,8 +182,7 @@ func tellSystemd(g *Group, r *Resources) error {
 
 // unitProperties are the properties that any systemd has, for a group.
 func unitProperties(g *Group, r *Resources) ([]systemd.Property, error) {
-	v2, _ := g.has("memory")
-	props := properties(r, v2)
+	props := properties(r, g.lay.mode == Unified)
 	if r.BlockIO != nil && r.BlockIO.Weight != nil && *r.BlockIO.Weight != 0 {
 		props = append(props, ioProperty(g, *r.BlockIO.Weight))
 	}

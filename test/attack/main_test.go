@@ -3,14 +3,12 @@ package attack_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	goruntime "runtime"
+	"runtime"
 	"strconv"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/berth-runtime/berth/test/bundle"
 	"github.com/berth-runtime/berth/test/jail"
 )
 
@@ -34,10 +32,7 @@ func TestMain(m *testing.M) {
 	bin, cgroups = dir, "/berth-attack-"+filepath.Base(dir)
 	code := m.Run()
 	os.RemoveAll(dir)
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups)
-	for _, d := range append(dirs, "/sys/fs/cgroup"+cgroups) {
-		unix.Rmdir(d)
-	}
+	bundle.RemoveGroups(cgroups)
 	os.Exit(code)
 }
 
@@ -52,14 +47,12 @@ func build(dir string) error {
 		return err
 	}
 	for name, pkg := range programs {
-		flags := "-s -w"
-		if name == "runtime" && goruntime.GOARCH == "amd64" {
-			flags += " -E _berth_entry" // as the Makefile does: package quick
+		flags := "-ldflags=-s -w"
+		if name == "runtime" && runtime.GOARCH == "amd64" {
+			flags += " -E _berth_entry" // as the Makefile does: exec, start and delete without a Go runtime
 		}
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", flags, "-o", filepath.Join(dir, name), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		if err := bundle.Build(filepath.Join(dir, name), pkg, "-trimpath", flags); err != nil {
+			return err
 		}
 	}
 	return nil

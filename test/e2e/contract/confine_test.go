@@ -13,16 +13,6 @@ import (
 	"github.com/berth-runtime/berth/test/e2e/harness"
 )
 
-// expect runs shell commands in a container and compares what they print.
-func expect(t *testing.T, n *harness.Node, id string, table map[string]string) {
-	t.Helper()
-	for what, want := range table {
-		if got := n.Exec(t, id, "sh", "-c", what); got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
-}
-
 // refused creates a container that must not come to be, and whose error names what is wrong.
 func refused(t *testing.T, n *harness.Node, p *harness.Pod, cfg *rt.ContainerConfig, names string) {
 	t.Helper()
@@ -72,7 +62,7 @@ func TestPrivileged(t *testing.T) {
 			t.Errorf("%s %s, want %s", set, got, want)
 		}
 	}
-	expect(t, n, id, map[string]string{
+	n.Says(t, id, map[string]string{
 		"grep Seccomp: /proc/1/status":                                                        "Seccomp:\t0\n",
 		"awk '$5==\"/sys\"{print $6}' /proc/self/mountinfo | cut -d, -f1":                     "rw\n",
 		"awk '$5~\"^/sys/fs/cgroup\"{print $6}' /proc/self/mountinfo | cut -d, -f1 | sort -u": "rw\n",
@@ -285,7 +275,7 @@ func TestHostNamespaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, n, id, map[string]string{
+	n.Says(t, id, map[string]string{
 		"hostname; echo $HOSTNAME; cat /etc/hostname":                                 name + "\n" + name + "\n" + name + "\n",
 		fmt.Sprintf("tr '\\0' ' ' </proc/%d/cmdline | grep -c contract", os.Getpid()): "1\n",
 	})
@@ -294,7 +284,7 @@ func TestHostNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(file)
-	expect(t, n, id, map[string]string{"cat " + file: "host's"})
+	n.Says(t, id, map[string]string{"cat " + file: "host's"})
 	if out, _, err := n.Runtime.ExecSync(t.Context(), other, []string{"cat", file}, 0); err == nil {
 		t.Errorf("a pod with IPC of its own reads the host's shared memory: %q", out)
 	}
@@ -361,7 +351,7 @@ func TestUserNamespaceHostNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, n, id, map[string]string{
+	n.Says(t, id, map[string]string{
 		"cat /proc/self/uid_map | tr -s ' '":                     " 0 1000 65536\n",
 		"readlink /proc/self/ns/net":                             host + "\n",
 		"ls -d /sys/class/net/lo && stat -c %u /etc/resolv.conf": "/sys/class/net/lo\n0\n",

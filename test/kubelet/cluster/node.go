@@ -34,7 +34,7 @@ func (c *Cluster) runtime() error {
 	if err := os.WriteFile(config, []byte(os.Getenv("BERTH_KUBELET_CONFIG")), 0o644); err != nil {
 		return err
 	}
-	if err := c.launch("berth", filepath.Join(c.top, "bin/berth"), "serve", "--config", config, "--root", filepath.Join(c.Dir, "root"),
+	if err := c.launch("berth", filepath.Join(c.top, "bin/berth"), "serve", "--config", config, "--log-level", "debug", "--root", filepath.Join(c.Dir, "root"),
 		"--state", filepath.Join(c.Dir, "state"), "--listen", c.Endpoint(), "--cni-conf-dir", filepath.Join(c.Dir, "cni"),
 		"--cni-bin-dir", c.tool("cni"), "--registry-config", filepath.Join(c.Dir, "certs.d"), "--builtin-network"); err != nil {
 		return err
