@@ -96,14 +96,16 @@ from_suite() {
 	echo "$key" >"$peers/$name.stamp"
 }
 
-# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1, so it is shown
-# none.
+# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1: in a mount
+# namespace of each command that hierarchy says it has none. The hierarchy itself stays, for crun makes its group there.
 peer_crun-1.8() {
 	need /usr/bin/crun:crun:"another OCI runtime to compare with"
+	rm -f "$peers/crun-1.8"
 	cat >"$peers/crun-1.8" <<-'END'
 		#!/bin/sh
-		if [ -n "$(cat /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null)" ]; then
-			exec unshare --mount --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec /usr/bin/crun "$@"' crun "$@"
+		f=/sys/fs/cgroup/unified/cgroup.controllers
+		if [ -n "$(cat $f 2>/dev/null)" ]; then
+			exec unshare --mount --propagation slave sh -c "mount --bind /dev/null $f"' && exec /usr/bin/crun "$@"' crun "$@"
 		fi
 		exec /usr/bin/crun "$@"
 	END

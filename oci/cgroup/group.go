@@ -64,6 +64,12 @@ func Open(cgroupsPath string) (*Group, error) {
 // systemd driver the path has the form "slice:prefix:name" and names the scope
 // prefix-name.scope; such a scope must be entered before Settle is called.
 func Create(cgroupsPath string, driver Driver) (*Group, error) {
+	return CreateFor(cgroupsPath, driver, nil)
+}
+
+// CreateFor is Create for a group that will get these limits: some systemd wants to know when the scope starts. They are not in
+// force before Set.
+func CreateFor(cgroupsPath string, driver Driver, r *Resources) (*Group, error) {
 	g, err := newGroup(cgroupsPath)
 	if err != nil {
 		return nil, err
@@ -72,7 +78,7 @@ func Create(cgroupsPath string, driver Driver) (*Group, error) {
 		return nil, fmt.Errorf("cgroup %s: path does not fit driver %s: %w", cgroupsPath, driver, fs.ErrInvalid)
 	}
 	if g.unit != "" {
-		if err := startScope(g, cgroupsPath); err != nil {
+		if err := startScope(g, cgroupsPath, r); err != nil {
 			return nil, fmt.Errorf("cgroup %s: %w", g.path, err)
 		}
 	}

@@ -117,7 +117,12 @@ type result struct {
 func (b *box) oci(args ...string) result { return b.ociWith(nil, nil, args...) }
 
 // patience is how long a command may take before it counts as hanging.
-const patience = 60 * time.Second
+func patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("ATTACK_PATIENCE")); err == nil {
+		return d
+	}
+	return time.Minute
+}
 
 func (b *box) ociWith(stdin *os.File, extra []*os.File, args ...string) result {
 	b.t.Helper()
@@ -126,7 +131,7 @@ func (b *box) ociWith(stdin *os.File, extra []*os.File, args ...string) result {
 	if stdin != nil {
 		cmd.Stdin = stdin
 	}
-	r := bundle.Run(b.t, cmd, patience)
+	r := bundle.Run(b.t, cmd, patience())
 	return result{r.Code, r.Out, r.Err, r.Late}
 }
 
