@@ -235,7 +235,7 @@ func (p *process) abort(ctx context.Context, mon *monitor.Monitor) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, monitor.ErrGone) {
 		err = nil
 	}
-	if err = errors.Join(err, p.sub.Kill(ctx)); err != nil {
+	if err = errors.Join(err, cgroup.Destroy(ctx, p.sub)); err != nil {
 		p.c.m.opt.Log.Warn("exec not ended", "exec", p.id, "err", err)
 	}
 }

@@ -50,6 +50,21 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// A limit of kernel memory is in force, or refused: kernels from 6.6 on take it without doing anything.
+func TestSetKernelMemory(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	if mode, _ := cgroup.Detect(); mode == cgroup.Unified {
+		t.Skip("reads v1 files")
+	}
+	for file, m := range map[string]*cgroup.Memory{"memory.kmem.limit_in_bytes": {Kernel: ptr[int64](48 << 20)}, "memory.kmem.tcp.limit_in_bytes": {KernelTCP: ptr[int64](48 << 20)}} {
+		err := g.Set(&cgroup.Resources{Memory: m})
+		if got := readIn(t, g, "memory", file); (err == nil) != (got == "50331648") || err != nil && !strings.Contains(err.Error(), file) {
+			t.Errorf("%s is %s: %v", file, got, err)
+		}
+	}
+}
+
 // TestSetIsTransactional has the last of several limits refused.
 func TestSetIsTransactional(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/berth-runtime/berth/test/bundle"
@@ -61,6 +62,14 @@ func runtimeBin() string { return bin + "/runtime" }
 
 // long asks for the whole of what is otherwise sampled.
 func long() bool { return os.Getenv("ATTACK_LONG") != "" }
+
+// creates is how many containers a race makes then.
+func creates() int {
+	if n, err := strconv.Atoi(os.Getenv("ATTACK_CREATES")); err == nil {
+		return n
+	}
+	return 100_000
+}
 
 func needRoot(t *testing.T) {
 	t.Helper()
