@@ -210,7 +210,7 @@ func (b *box) pid() int {
 // waitFor polls a file until it holds a text.
 func (b *box) waitFor(file, text string) {
 	b.t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience()); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if got, _ := os.ReadFile(file); strings.Contains(string(got), text) {
 			return
 		}
