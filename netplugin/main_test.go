@@ -174,7 +174,7 @@ func referenceDir(t testing.TB, plugins ...string) string {
 	t.Helper()
 	needRoot(t)
 	if _, err := exec.LookPath("iptables"); err != nil {
-		t.Skip("reference plugins need iptables:", err)
+		t.Skip("reference plugins need iptables(8), Debian package iptables")
 	}
 	for _, dir := range []string{os.Getenv("BERTH_CNI_BIN"), "../.cache/cni", "/opt/cni/bin"} {
 		if dir == "" {

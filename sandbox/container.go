@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/sandbox/compile"
+	"github.com/berth-runtime/berth/sandbox/monitor"
 	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 )
 
@@ -35,6 +36,7 @@ type Container struct {
 	view atomic.Pointer[containerView]
 	exit chan struct{} // closed once view.ended is true
 	end  deadline
+	seen atomic.Pointer[monitor.Witness] // of the init, while it lives; or nil
 
 	given atomic.Bool // what only a living container needs was given back
 
@@ -43,7 +45,6 @@ type Container struct {
 	mu       sync.Mutex // guards the fields below and the writing of container.json
 	rec      containerRecord
 	group    *cgroup.Group
-	signaled bool       // the stop signal was sent
 	starting bool       // the runtime is asked to start it
 	early    *wire.Exit // reported meanwhile
 	usage    writable
@@ -127,8 +128,21 @@ func (c *Container) finish(end containerView) bool {
 		if c.view.CompareAndSwap(old, &next) {
 			close(c.exit)
 			c.end.never()
+			c.seen.Swap(nil).Close()
 			return true
 		}
+	}
+}
+
+// watch notes which process the container's init is, as its monitor says.
+func watch(c *Container, mon *monitor.Monitor, pid int) {
+	c.show(func(v *containerView) { v.pid = pid })
+	if mon == nil || pid == 0 {
+		return
+	}
+	c.seen.Swap(mon.Watch(pid)).Close()
+	if c.view.Load().ended {
+		c.seen.Swap(nil).Close()
 	}
 }
 

@@ -122,6 +122,10 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 		return err
 	}
 	spec.Annotations = c.pod.handler.AnnotationsFor(c.pod.cfg.GetAnnotations(), c.cfg.GetAnnotations())
+	if !c.pod.handler.Native && !c.pod.cfg.hostNetwork() {
+		// The pod's UTS namespace says it already, but not to a runtime with a kernel of its own (gVisor).
+		spec.Hostname = c.pod.cfg.hostname(c.m.host.Compile.Hostname)
+	}
 	if err := cdi.Apply(spec, c.m.opt.CDIDirs, k.cdi); err != nil {
 		return err
 	}
@@ -142,11 +146,11 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err := k.wrap(&s); err != nil {
 		return err
 	}
-	res, _, err := mon.Run(ctx, s, nil)
+	res, _, err := mon.Run(ctx, s, executed(c.pod.handler, &s, nil, 3+len(s.Held)))
 	if err != nil {
 		return fmt.Errorf("%s create: %w", c.pod.handler.Name, oci.Spoken(err))
 	}
-	c.show(func(v *containerView) { v.pid = res.Pid })
+	watch(c, mon, res.Pid)
 	if err := c.change(func(r *containerRecord) { r.Created = true }); err != nil {
 		return fmt.Errorf("mark created: %w", err)
 	}

@@ -130,7 +130,15 @@ func stop(ctx context.Context, c *Container, grace time.Duration) error {
 	if grace <= 0 {
 		return c.kill(ctx)
 	}
-	c.end.by(c, time.Now().Add(grace))
+	if c.end.by(c, time.Now().Add(grace)) {
+		// Before the signal, so that whoever comes after a crash goes on with what was begun.
+		at := uptime() + int64(grace)
+		noteStop(c, func(s *stopRecord) {
+			if s.KillAt == 0 || at < s.KillAt {
+				s.KillAt = at
+			}
+		})
+	}
 	req := operation.Request{Key: "signal container " + c.id, Budget: signalBudget}
 	_, err := c.m.ops.Do(ctx, req, func(ctx context.Context, op *operation.Operation) (string, error) {
 		op.At("send the stop signal")
@@ -158,19 +166,19 @@ type deadline struct {
 	timer *time.Timer
 }
 
-// by kills the container at the given time; an earlier time that was set before counts.
-func (d *deadline) by(c *Container, at time.Time) {
+// by kills the container at the given time, and reports whether that is news: an earlier time that was set before counts.
+func (d *deadline) by(c *Container, at time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.timer != nil && !at.Before(d.at) {
-		return
+		return false
 	}
 	if d.timer != nil {
 		d.timer.Stop()
 	}
 	d.at, d.timer = at, time.AfterFunc(time.Until(at), func() {
 		if c.view.Load().ended || c.m.life.Err() != nil {
-			return // a daemon that comes after this one hears of it from kubelet, which stops until it is stopped
+			return // the daemon that comes after this one reads it in the record
 		}
 		ctx, cancel := context.WithTimeout(c.m.life, clearBudget)
 		defer cancel()
@@ -178,6 +186,49 @@ func (d *deadline) by(c *Container, at time.Time) {
 			c.m.opt.Log.Warn("container not killed after its grace", "container", c.id, "err", err)
 		}
 	})
+	return true
+}
+
+// noteStop records how far a stop has come. It goes on without the record: a full disk must not keep a container alive.
+func noteStop(c *Container, f func(*stopRecord)) {
+	err := c.change(func(r *containerRecord) {
+		if r.Stopping == nil {
+			r.Stopping = new(stopRecord)
+		}
+		f(r.Stopping)
+	})
+	if err != nil {
+		c.m.opt.Log.Warn("container record not saved", "container", c.id, "err", err)
+	}
+}
+
+// stopBegun returns what is on record of a stop, nil if there was none.
+func stopBegun(c *Container) *stopRecord {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rec.Stopping == nil {
+		return nil
+	}
+	s := *c.rec.Stopping
+	return &s
+}
+
+// resumeStop goes on with a stop that another daemon began and did not live to finish: the client may have left meanwhile,
+// and what was begun goes on without it. The signal is sent if it is not on record that it was.
+func resumeStop(c *Container) {
+	s := stopBegun(c)
+	if s == nil || c.view.Load().ended {
+		return
+	}
+	left := max(time.Duration(s.KillAt-uptime()), time.Nanosecond)
+	c.m.bg.Add(1)
+	// ends when the container has ended, or when the manager is closed.
+	go func() {
+		defer c.m.bg.Done()
+		if err := stop(c.m.life, c, left); err != nil && c.m.life.Err() == nil {
+			c.m.opt.Log.Warn("container whose stop was begun by an earlier daemon is not stopped", "container", c.id, "err", err)
+		}
+	}()
 }
 
 // never disarms the deadline of a container that has ended.
@@ -192,11 +243,7 @@ func (d *deadline) never() {
 // signalOnce sends the stop signal to the container's init unless that was done before. A container that is not
 // started yet has nothing that could handle a signal: it is killed by the caller in the end, so ask for that at once.
 func signalOnce(ctx context.Context, c *Container) error {
-	c.mu.Lock()
-	sent := c.signaled
-	c.signaled = true
-	c.mu.Unlock()
-	if sent {
+	if s := stopBegun(c); s != nil && s.Signaled {
 		return nil
 	}
 	if c.view.Load().startedAt == 0 {
@@ -215,10 +262,9 @@ func signalOnce(ctx context.Context, c *Container) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 		return nil // it ended by itself: the wait sees it
 	}
-	if err != nil {
-		c.mu.Lock()
-		c.signaled = false // the next call tries again
-		c.mu.Unlock()
+	if err == nil {
+		// After the signal: a crash in between sends it twice, where before it might be lost.
+		noteStop(c, func(s *stopRecord) { s.Signaled = true })
 	}
 	return err
 }
@@ -323,8 +369,8 @@ func (f footprint) giveBackNow(ctx context.Context) error {
 		return fmt.Errorf("%s delete: %w", c.pod.handler.Name, err)
 	}
 	if g != nil {
-		if err := g.Remove(ctx); err != nil {
-			return fmt.Errorf("remove cgroup: %w", err)
+		if err := cgroup.Destroy(ctx, g); err != nil {
+			return err // names the cgroup
 		}
 		g.Close()
 	}

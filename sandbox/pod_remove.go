@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/berth-runtime/berth/sandbox/operation"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci/cgroup"
 	"github.com/berth-runtime/berth/sandbox/monitor"
+	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 	"github.com/berth-runtime/berth/sandbox/ns"
 )
 
@@ -271,30 +273,62 @@ func (p *Pod) lost(mon *monitor.Monitor) {
 
 // bury ends a pod whose monitor is dead: its containers are killed by cgroup and marked, and it stops being ready.
 func (p *Pod) bury(ctx context.Context) {
+	var all sync.WaitGroup
 	for _, c := range p.m.index.Load().containersOf(p) {
-		c.bury(ctx)
+		all.Go(func() { c.bury(ctx) }) // ends when its container is dead, or ctx
 	}
+	all.Wait()
 	p.mu.Lock()
 	was := p.rec.Ready
 	p.mu.Unlock()
 	if !was {
 		return // still being built, or stopped: whoever does that sees that the monitor is gone
 	}
-	if err := p.change(func(r *podRecord) { r.Ready = false }); err != nil {
+	// Stopped, for the next daemon takes a pod that is neither for one whose making was cut short, and removes it.
+	if err := p.change(func(r *podRecord) { r.Ready, r.Stopped = false, true }); err != nil {
 		p.m.opt.Log.Warn("pod record not saved", "pod", p.id, "err", err)
 	}
 	p.emit(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, p.id)
 }
 
-// bury marks a container whose monitor is dead. What the monitor wrote before it died is the truth.
+// witnessBudget bounds the wait for the kernel's word on an end, which comes when the orphan is reaped by the node's init.
+const witnessBudget = 5 * time.Second
+
+// bury ends a container whose monitor is dead, for nobody would read its output any more. What the monitor wrote before it
+// died is the truth; without that the kernel is asked (Linux 6.15).
 func (c *Container) bury(ctx context.Context) {
 	c.catchUp(ctx)
 	if c.view.Load().ended {
 		return
 	}
+	witness := c.seen.Load()
+	byItself := witness.Ended()
 	if err := (footprint{c}).killGroup(ctx); err != nil {
 		c.m.opt.Log.Warn("container of a dead monitor not killed", "container", c.id, "err", err)
 	}
-	end := containerView{code: exitUnknown, reason: "Unknown", message: "the pod's monitor died: how the container ended is not known"}
-	fail(c, end, func(r *containerRecord) { r.Lost = true })
+	ctx, cancel := context.WithTimeout(ctx, witnessBudget)
+	defer cancel()
+	x, ok := witness.Exit(ctx)
+	if !ok {
+		fail(c, unseen(), func(r *containerRecord) { r.Lost = true })
+		return
+	}
+	x.FinishedAt = time.Now().UnixNano()
+	if g, err := (footprint{c}).cgroup(); err == nil && byItself {
+		d, err := cgroup.DetailOf(g)
+		x.OOMKilled = err == nil && d.OOMKills > 0
+	}
+	fail(c, seen(x), func(r *containerRecord) { r.Seen = &x })
+}
+
+// seen is an end that the kernel told of; unseen one of which nothing is known, in containerd's words: kubelet's own
+// ContainerStatusUnknown is for containers that are not listed any more.
+func seen(x wire.Exit) containerView {
+	end := endOf(x)
+	end.message = "the pod's monitor died: how the container ended is known from the kernel"
+	return end
+}
+
+func unseen() containerView {
+	return containerView{code: exitUnknown, reason: "Unknown", message: "the pod's monitor died: how the container ended is not known"}
 }

@@ -13,11 +13,13 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/oci"
 	"github.com/berth-runtime/berth/sandbox/checkpoint"
+	"github.com/berth-runtime/berth/sandbox/monitor/wire"
 	"github.com/berth-runtime/berth/sandbox/operation"
 )
 
@@ -31,8 +33,8 @@ type podRecord struct {
 	Config    []byte   `json:"config"` // runtime.v1.PodSandboxConfig
 	Parent    string   `json:"cgroup_parent"`
 	OwnParent bool     `json:"own_parent,omitempty"` // the parent did not exist: it is ours to remove
-	Ready     bool     `json:"ready,omitempty"`      // false: building, or stopped
-	Stopped   bool     `json:"stopped,omitempty"`
+	Ready     bool     `json:"ready,omitempty"`      // false: building, or stopped, or its monitor is dead
+	Stopped   bool     `json:"stopped,omitempty"`    // it was ready: its client knows it
 	IPs       []string `json:"ips,omitempty"`
 	Overhead  []byte   `json:"overhead,omitempty"`  // runtime.v1.LinuxContainerResources, as last told
 	Resources []byte   `json:"resources,omitempty"` // likewise
@@ -56,10 +58,33 @@ type containerRecord struct {
 	Created     bool     `json:"created,omitempty"` // false: creation was cut short
 	StartingAt  int64    `json:"starting_at,omitempty"`
 	StartedAt   int64    `json:"started_at,omitempty"`
-	StartError  string   `json:"start_error,omitempty"`
-	EndedAt     int64    `json:"ended_at,omitempty"` // of a failed start or a lost process; otherwise exit.json knows
-	Lost        bool     `json:"lost,omitempty"`     // the process is gone and nobody saw how
 	Resources   []byte   `json:"resources,omitempty"`
+
+	Stopping *stopRecord `json:"stopping,omitempty"`
+	endRecord
+}
+
+// stopRecord is a stop that was begun: it goes on in the daemon that comes next.
+type stopRecord struct {
+	KillAt   int64 `json:"kill_at"`            // by uptime, which nobody can set
+	Signaled bool  `json:"signaled,omitempty"` // the stop signal was sent
+}
+
+// endRecord is an end that exit.json does not know: of a failed start, or of a process whose monitor is dead.
+type endRecord struct {
+	StartError string     `json:"start_error,omitempty"`
+	EndedAt    int64      `json:"ended_at,omitempty"`
+	Lost       bool       `json:"lost,omitempty"` // the process is gone and nobody saw how
+	Seen       *wire.Exit `json:"seen,omitempty"` // the monitor did not tell, and the kernel did
+}
+
+// uptime is CLOCK_MONOTONIC in nanoseconds, which timers follow as well.
+func uptime() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0 // it has no error that could come here (clock_gettime(2))
+	}
+	return ts.Nano()
 }
 
 // save replaces the file at path by the JSON of v: tmp and rename, so that a reader sees the old or the new.

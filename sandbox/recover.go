@@ -148,6 +148,9 @@ func (r recovery) run(ctx context.Context) {
 	for _, id := range found {
 		p.announce(rt.ContainerEventType_CONTAINER_STOPPED_EVENT, id, true)
 	}
+	for _, c := range p.m.index.Load().containersOf(p) {
+		resumeStop(c)
+	}
 }
 
 // handlerOrGone returns the named handler. For one that is no longer configured it returns what is good enough to remove what
@@ -361,8 +364,13 @@ func settle(ctx context.Context, c *Container, alive map[string]wire.Process) (n
 	case r.StartError != "":
 		c.finish(containerView{finishedAt: r.EndedAt, code: startFailed, reason: "StartError", message: r.StartError})
 		return false
+	case r.Seen != nil:
+		c.finish(seen(*r.Seen))
+		return false
 	case r.Lost:
-		c.finish(containerView{finishedAt: r.EndedAt, code: exitUnknown, reason: "Unknown"})
+		end := unseen()
+		end.finishedAt = r.EndedAt
+		c.finish(end)
 		return false
 	}
 	c.catchUp(ctx)
@@ -374,7 +382,7 @@ func settle(ctx context.Context, c *Container, alive map[string]wire.Process) (n
 		c.bury(ctx)
 		return true
 	}
-	c.show(func(v *containerView) { v.pid = proc.Pid })
+	watch(c, c.pod.sup.mon.Load(), proc.Pid)
 	if c.rec.StartingAt != 0 && c.rec.StartedAt == 0 {
 		settleStart(c)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -25,11 +26,11 @@ func (g *Group) Set(r *Resources) error {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
 	}
 	undo, err := apply(g, writes)
-	if err == nil && r.Devices != nil {
-		err = setDevices(g, r.Devices)
-	}
 	if err == nil {
 		err = tellSystemd(g, r)
+	}
+	if err == nil && r.Devices != nil {
+		err = setDevices(g, r.Devices)
 	}
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, errors.Join(err, restore(g, undo)))
@@ -107,7 +108,13 @@ func put(g *Group, w write) (back write, err error) {
 	if w.old == "" && !g.fresh {
 		back.value = g.read(w.controller, w.file)
 	}
-	return back, writeFile(d.path+"/"+w.file, w.value)
+	if err := writeFile(d.path+"/"+w.file, w.value); err != nil || !w.verify {
+		return back, err
+	}
+	if n, _ := number(g.read(w.controller, w.file)); n == math.MaxInt64 {
+		return back, fmt.Errorf("%s = %q: this kernel has no such limit: %w", w.file, w.value, errors.ErrUnsupported)
+	}
+	return back, nil
 }
 
 func restore(g *Group, undo []write) error {
@@ -120,4 +127,35 @@ func restore(g *Group, undo []write) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// systemdFiles reads the files of cgroup2 that systemd writes, in an order in which they can be written. (v1: none that it is
+// not told of.)
+func systemdFiles(g *Group) []write {
+	var held []write
+	idle := g.read("cpu", "cpu.idle") == "1"
+	for _, f := range [...]string{"cpu.idle", "cpu.weight", "cpu.max", "cpuset.cpus", "cpuset.mems", "memory.min", "memory.low", "memory.high",
+		"memory.max", "memory.swap.max", "memory.zswap.max", "memory.zswap.writeback", oomGroup, "pids.max"} {
+		controller, _, _ := strings.Cut(f, ".")
+		if v2, ok := g.has(controller); !ok || !v2 || f == "cpu.weight" && idle { // an idle group takes no weight
+			continue
+		}
+		if text := g.read(controller, f); text != "" {
+			held = append(held, write{controller: controller, file: f, value: text})
+		}
+	}
+	return held
+}
+
+// hold writes what a file does not hold any more.
+func hold(g *Group, held []write) error {
+	for _, w := range held {
+		if g.read(w.controller, w.file) == w.value {
+			continue
+		}
+		if err := writeFile(g.dir(w.controller).path+"/"+w.file, w.value); err != nil {
+			return fmt.Errorf("after systemd: %w", err)
+		}
+	}
+	return nil
 }

@@ -63,9 +63,21 @@ type PidsStats struct {
 
 // IOStats are sums over all block devices since the group was made.
 type IOStats struct {
+	Transfer
+	PSI *PSI
+}
+
+// Transfer is what has been read and written, in bytes and operations.
+type Transfer struct {
 	ReadBytes, WriteBytes uint64
 	Reads, Writes         uint64
-	PSI                   *PSI
+}
+
+func (t *Transfer) add(o Transfer) {
+	t.ReadBytes += o.ReadBytes
+	t.WriteBytes += o.WriteBytes
+	t.Reads += o.Reads
+	t.Writes += o.Writes
 }
 
 // PSI is pressure stall information (Documentation/accounting/psi.rst).
@@ -173,9 +185,9 @@ func sources(g *Group) []source {
 	if g.lay.mode != Unified {
 		add("cpuacct", "cpuacct.usage", parseUsageV1)
 		rare(more, "cpuacct", "cpuacct.stat", parseCPUAcct)
-		rare(more, "cpu", "cpu.stat", parseCPUV1)
+		rare(more, "cpu", "cpu.stat", parseCPU)
 	} else {
-		add(unifiedName, "cpu.stat", parseCPUV2)
+		add(unifiedName, "cpu.stat", parseCPU)
 	}
 	if v2, _ := g.has("memory"); v2 {
 		add("memory", "memory.current", func(b []byte, s *Stats) { s.Memory.Usage = decimal(b) })
@@ -270,11 +282,10 @@ type Huge struct {
 	Usage, Peak uint64
 }
 
-// DeviceIO is what went to and from one block device since the group was made, in bytes and operations.
+// DeviceIO is what went to and from one block device since the group was made.
 type DeviceIO struct {
-	Major, Minor          uint32
-	ReadBytes, WriteBytes uint64
-	Reads, Writes         uint64
+	Major, Minor uint32
+	Transfer
 }
 
 // detailFiles are the open files of one group that DetailOf reads beside those of Stats.
@@ -316,10 +327,7 @@ func DetailOf(g *Group) (Detail, error) {
 		f.parse(text, &d)
 	}
 	for _, dev := range d.Devices {
-		d.IO.ReadBytes += dev.ReadBytes
-		d.IO.WriteBytes += dev.WriteBytes
-		d.IO.Reads += dev.Reads
-		d.IO.Writes += dev.Writes
+		d.IO.add(dev.Transfer)
 	}
 	slices.SortFunc(d.Devices, func(a, b DeviceIO) int {
 		return cmp.Or(cmp.Compare(a.Major, b.Major), cmp.Compare(a.Minor, b.Minor))

@@ -52,20 +52,8 @@ func parseCPUAcct(b []byte, s *Stats) {
 	})
 }
 
-func parseCPUV1(b []byte, s *Stats) {
-	pairs(b, func(key []byte, n uint64) {
-		switch string(key) {
-		case "nr_periods":
-			s.CPU.Periods = n
-		case "nr_throttled":
-			s.CPU.Throttled = n
-		case "throttled_time":
-			s.CPU.Waited = time.Duration(n)
-		}
-	})
-}
-
-func parseCPUV2(b []byte, s *Stats) {
+// parseCPU reads both versions' cpu.stat: v1 has what throttling did, in nanoseconds under a name of its own.
+func parseCPU(b []byte, s *Stats) {
 	pairs(b, func(key []byte, n uint64) {
 		switch string(key) {
 		case "usage_usec":
@@ -80,56 +68,46 @@ func parseCPUV2(b []byte, s *Stats) {
 			s.CPU.Throttled = n
 		case "throttled_usec":
 			s.CPU.Waited = time.Duration(n) * time.Microsecond
+		case "throttled_time":
+			s.CPU.Waited = time.Duration(n)
 		}
 	})
 }
 
 func parseLimit(b []byte, s *Stats) { s.Memory.Limit = decimal(b) }
 
+// parseMemoryV1 reads the sums over the whole subtree, which v1 has besides those of the group alone.
 func parseMemoryV1(b []byte, s *Stats) {
 	pairs(b, func(key []byte, n uint64) {
-		switch string(key) {
-		case "total_cache":
-			s.Memory.Cache = n
-		case "total_mapped_file":
-			s.Memory.Mapped = n
-		case "total_active_file":
-			s.Memory.ActiveFile = n
-		case "total_inactive_file":
-			s.Memory.InactiveFile = n
-			s.Memory.WorkingSet = s.Memory.Usage - min(s.Memory.Usage, n)
-		case "total_rss":
-			s.Memory.RSS = n
-		case "total_pgfault":
-			s.Memory.Faults = n
-		case "total_pgmajfault":
-			s.Memory.Major = n
+		if name, total := bytes.CutPrefix(key, []byte("total_")); total {
+			s.memory(name, n)
 		}
 	})
 }
 
-func parseMemoryV2(b []byte, s *Stats) {
-	pairs(b, func(key []byte, n uint64) {
-		switch string(key) {
-		case "file":
-			s.Memory.Cache = n
-		case "file_mapped":
-			s.Memory.Mapped = n
-		case "active_file":
-			s.Memory.ActiveFile = n
-		case "kernel":
-			s.Memory.Kernel = n
-		case "inactive_file":
-			s.Memory.InactiveFile = n
-			s.Memory.WorkingSet = s.Memory.Usage - min(s.Memory.Usage, n)
-		case "anon":
-			s.Memory.RSS = n
-		case "pgfault":
-			s.Memory.Faults = n
-		case "pgmajfault":
-			s.Memory.Major = n
-		}
-	})
+func parseMemoryV2(b []byte, s *Stats) { pairs(b, s.memory) }
+
+// memory takes one value of memory.stat; where v1 has another name, it is the first.
+func (s *Stats) memory(key []byte, n uint64) {
+	switch string(key) {
+	case "cache", "file":
+		s.Memory.Cache = n
+	case "mapped_file", "file_mapped":
+		s.Memory.Mapped = n
+	case "active_file":
+		s.Memory.ActiveFile = n
+	case "kernel":
+		s.Memory.Kernel = n
+	case "inactive_file":
+		s.Memory.InactiveFile = n
+		s.Memory.WorkingSet = s.Memory.Usage - min(s.Memory.Usage, n)
+	case "rss", "anon":
+		s.Memory.RSS = n
+	case "pgfault":
+		s.Memory.Faults = n
+	case "pgmajfault":
+		s.Memory.Major = n
+	}
 }
 
 // parseSwapUsageV1 takes memory from memory+swap. The two are read a moment
@@ -157,22 +135,21 @@ func parseSwapV2(b []byte, s *Stats) {
 }
 
 // parseIOV2 sums lines "8:0 rbytes=1 wbytes=2 rios=3 wios=4 …".
-func parseIOV2(b []byte, s *Stats) {
+func parseIOV2(b []byte, s *Stats) { s.IO.addV2(b) }
+
+// addV2 adds up fields "rbytes=1"; the numbers of devices among them are none.
+func (t *Transfer) addV2(b []byte) {
 	for field := range bytes.FieldsSeq(b) {
-		key, value, ok := bytes.Cut(field, []byte("="))
-		if !ok {
-			continue
-		}
-		n := decimal(value)
-		switch string(key) {
+		key, value, _ := bytes.Cut(field, []byte("="))
+		switch n := decimal(value); string(key) {
 		case "rbytes":
-			s.IO.ReadBytes += n
+			t.ReadBytes += n
 		case "wbytes":
-			s.IO.WriteBytes += n
+			t.WriteBytes += n
 		case "rios":
-			s.IO.Reads += n
+			t.Reads += n
 		case "wios":
-			s.IO.Writes += n
+			t.Writes += n
 		}
 	}
 }
@@ -256,20 +233,7 @@ func parseDevicesV2(b []byte, d *Detail) {
 		if !ok {
 			continue
 		}
-		io := d.device(major, minor)
-		for field := range bytes.FieldsSeq(rest) {
-			key, value, _ := bytes.Cut(field, []byte("="))
-			switch n := decimal(value); string(key) {
-			case "rbytes":
-				io.ReadBytes = n
-			case "wbytes":
-				io.WriteBytes = n
-			case "rios":
-				io.Reads = n
-			case "wios":
-				io.Writes = n
-			}
-		}
+		d.device(major, minor).addV2(rest)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 func TestParseV2(t *testing.T) {
 	t.Parallel()
 	s := Stats{Memory: MemoryStats{Usage: 1000, Limit: unlimited}}
-	parseCPUV2([]byte("usage_usec 30\nuser_usec 20\nsystem_usec 10\nnice_usec 5\nnr_periods 4\nnr_throttled 3\nthrottled_usec 2\n"), &s)
+	parseCPU([]byte("usage_usec 30\nuser_usec 20\nsystem_usec 10\nnice_usec 5\nnr_periods 4\nnr_throttled 3\nthrottled_usec 2\n"), &s)
 	want := CPUStats{Usage: 30 * time.Microsecond, User: 20 * time.Microsecond, System: 10 * time.Microsecond, Periods: 4, Throttled: 3, Waited: 2 * time.Microsecond}
 	if s.CPU != want {
 		t.Errorf("cpu %+v", s.CPU)
@@ -29,7 +29,7 @@ func TestParseV2(t *testing.T) {
 		t.Errorf("swap %+v", s.Swap)
 	}
 	parseIOV2([]byte("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n8:16 rbytes=10 wbytes=20 rios=30 wios=40\n"), &s)
-	if s.IO != (IOStats{ReadBytes: 11, WriteBytes: 22, Reads: 33, Writes: 44}) {
+	if s.IO != (IOStats{Transfer: Transfer{11, 22, 33, 44}}) {
 		t.Errorf("io %+v", s.IO)
 	}
 }
@@ -41,6 +41,14 @@ func TestParseV1(t *testing.T) {
 	parseCPUAcct([]byte("user 5\nsystem 7\n"), &s)
 	if s.CPU.User != 50*time.Millisecond || s.CPU.System != 70*time.Millisecond {
 		t.Errorf("cpu %+v", s.CPU)
+	}
+	if parseCPU([]byte("nr_periods 4\nnr_throttled 3\nthrottled_time 2000\nnr_bursts 0\nburst_time 0\n"), &s); s.CPU.Periods != 4 || s.CPU.Throttled != 3 || s.CPU.Waited != 2*time.Microsecond {
+		t.Errorf("cpu %+v", s.CPU)
+	}
+	parseMemoryV1([]byte("cache 1\nrss 1\nmapped_file 1\npgfault 1\npgmajfault 1\ninactive_file 1\nactive_file 1\ntotal_cache 2\ntotal_rss 3\ntotal_mapped_file 4\n"+
+		"total_pgfault 5\ntotal_pgmajfault 6\ntotal_inactive_file 7\ntotal_active_file 8\n"), &s)
+	if m := s.Memory; m.Cache != 2 || m.RSS != 3 || m.Mapped != 4 || m.Faults != 5 || m.Major != 6 || m.InactiveFile != 7 || m.ActiveFile != 8 || m.WorkingSet != 93 {
+		t.Errorf("memory %+v", m)
 	}
 	parseSwapUsageV1([]byte("130\n"), &s)
 	parseSwapV1([]byte("250\n"), &s)

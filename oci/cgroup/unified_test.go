@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/berth-runtime/berth/oci/cgroup"
 )
@@ -29,7 +30,7 @@ func newScope(t *testing.T) *cgroup.Group {
 	if _, err := os.Stat("/run/systemd/private"); err != nil {
 		t.Skip("needs systemd")
 	}
-	name := fmt.Sprintf("berthtest%dx%d", os.Getpid(), serial.Add(1)) // names of units are the machine's, whatever slice they are in
+	name := fmt.Sprintf("berthtest%x", time.Now().UnixNano()) // names of units are the machine's, whatever slice they are in
 	slice := name + ".slice"
 	g, err := cgroup.Create(slice+":berth:"+name, cgroup.Systemd)
 	if err != nil {

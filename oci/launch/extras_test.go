@@ -9,65 +9,21 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-)
 
-// console listens where a runtime sends the pty's master to.
-func console(t *testing.T) (path string, master func() *os.File) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "con")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: dir + "/s"}); err != nil {
-		t.Fatal(err)
-	}
-	unix.Listen(fd, 1)
-	return dir + "/s", func() *os.File {
-		conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(conn)
-		oob := make([]byte, unix.CmsgSpace(4))
-		_, n, _, _, err := unix.Recvmsg(conn, make([]byte, 64), oob, unix.MSG_CMSG_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cs, _ := unix.ParseSocketControlMessage(oob[:n])
-		if len(cs) != 1 {
-			t.Fatal("no descriptor came")
-		}
-		fds, _ := unix.ParseUnixRights(&cs[0])
-		return os.NewFile(uintptr(fds[0]), "master")
-	}
-}
+	"github.com/berth-runtime/berth/test/bundle"
+)
 
 func TestTerminal(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, "tty")
-	sock, master := console(t)
+	sock, master := bundle.Console(t)
 	b.spec.Process.Terminal = true
 	b.spec.Process.ConsoleSize = &specs.Box{Height: 33, Width: 101}
 	b.config()
 	b.must("create", "--bundle", b.bundle, "--console-socket", sock, b.id)
 	pty := master()
-	defer pty.Close()
 	b.must("start", b.id)
-	buf := make([]byte, 4096)
-	n, err := pty.Read(buf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]any{}
-	if err := json.Unmarshal(buf[:n], &got); err != nil {
-		t.Fatalf("%v: %q", err, buf[:n])
-	}
+	got := decode(t, bundle.ReadUntil(t, pty, "\n"))
 	if want := "map[cols:101 console:true foreground:true leader:true rows:33]"; fmt.Sprint(got) != want {
 		t.Errorf("%v, want %s", got, want)
 	}
@@ -78,16 +34,12 @@ func TestExecTerminal(t *testing.T) {
 	b := newBox(t, "sleep")
 	b.create()
 	b.must("start", b.id)
-	sock, master := console(t)
+	sock, master := bundle.Console(t)
 	p, _ := json.Marshal(&specs.Process{Terminal: true, Args: []string{"/probe", "tty"}, Cwd: "/"})
 	os.WriteFile(b.bundle+"/process.json", p, 0o644)
 	b.must("exec", "--detach", "--process", b.bundle+"/process.json", "--console-socket", sock, "--pid-file", b.bundle+"/p", b.id)
-	pty := master()
-	defer pty.Close()
-	buf := make([]byte, 4096)
-	n, _ := pty.Read(buf)
-	if !strings.Contains(string(buf[:n]), `"leader":true`) {
-		t.Errorf("%q", buf[:n])
+	if said := bundle.ReadUntil(t, master(), "\n"); !strings.Contains(said, `"leader":true`) {
+		t.Errorf("%q", said)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/berth-runtime/berth/oci/launch"
 	"github.com/berth-runtime/berth/oci/launch/plan"
 	"github.com/berth-runtime/berth/oci/launch/seccomp"
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // specDir is where the runtime specification of go.mod is.
@@ -75,7 +76,7 @@ func same(t *testing.T, what string, got, want []string, but ...string) {
 // decide says what becomes of a config with one thing changed.
 func decide(t *testing.T, change func(*specs.Spec)) (*plan.Config, error) {
 	t.Helper()
-	s := baseSpec([]string{"/x"})
+	s := bundle.Spec("/x")
 	change(s)
 	c, err := plan.Parse(marshal(t, s))
 	if err != nil {

@@ -3,18 +3,17 @@ package launch_test
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // bin holds the runtime and the payload, built once for all tests.
@@ -26,28 +25,25 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	os.Chmod(dir, 0o755)
-	bin = dir
+	// Cgroups are the machine's, and process ids those of a namespace: the directory's name is one of a kind.
+	bin, cgroups = dir, "/"+filepath.Base(dir)
 	for name, pkg := range map[string]string{"berth-oci": "../../cmd/berth-oci", "probe": "./testdata/probe"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
+		var flags []string
 		if name == "berth-oci" && runtime.GOARCH == "amd64" {
-			cmd.Args = slices.Insert(cmd.Args, 2, "-ldflags=-E _berth_entry") // as the Makefile does: package quick
+			flags = append(flags, "-ldflags=-E _berth_entry") // as the Makefile does: package quick
 		}
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			panic(fmt.Sprintf("build %s: %v\n%s", name, err, out))
+		if err := bundle.Build(filepath.Join(dir, name), pkg, flags...); err != nil {
+			panic(err)
 		}
 	}
 	code := m.Run()
 	os.RemoveAll(dir)
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups)
-	for _, d := range append(dirs, "/sys/fs/cgroup"+cgroups) {
-		unix.Rmdir(d)
-	}
+	bundle.RemoveGroups(cgroups)
 	os.Exit(code)
 }
 
 // cgroups is where the tests' containers live.
-var cgroups = fmt.Sprintf("/berth-oci-test-%d", os.Getpid())
+var cgroups string
 
 func needRoot(t *testing.T) {
 	t.Helper()
@@ -78,18 +74,10 @@ func newBox(t *testing.T, args ...string) *box {
 	needRoot(t)
 	dir := t.TempDir()
 	b := &box{t: t, root: dir + "/root", bundle: dir + "/bundle", id: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))}
-	for _, d := range []string{"", "/rootfs", "/rootfs/etc", "/rootfs/proc", "/rootfs/sys", "/rootfs/dev", "/rootfs/tmp"} {
-		if err := os.Mkdir(b.bundle+d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	os.Chmod(filepath.Dir(dir), 0o755)
 	os.Chmod(dir, 0o755)
-	if err := os.Link(bin+"/probe", b.bundle+"/rootfs/probe"); err != nil {
-		t.Fatal(err)
-	}
-	b.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
-	b.spec = baseSpec(append([]string{"/probe"}, args...))
+	bundle.Make(t, b.bundle, bin+"/probe")
+	b.spec = bundle.Spec(append([]string{"/probe"}, args...)...)
 	b.spec.Linux.CgroupsPath = cgroups + "/" + b.id
 	t.Cleanup(b.clean)
 	return b
@@ -97,50 +85,14 @@ func newBox(t *testing.T, args ...string) *box {
 
 func (b *box) write(name, text string) {
 	b.t.Helper()
-	if err := os.WriteFile(b.bundle+"/rootfs/"+name, []byte(text), 0o644); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-func baseSpec(args []string) *specs.Spec {
-	caps := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-		"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
-	m := func(dest, kind string, o ...string) specs.Mount {
-		return specs.Mount{Destination: dest, Type: kind, Source: kind, Options: o}
-	}
-	return &specs.Spec{
-		Version: "1.0.2", Hostname: "box", Root: &specs.Root{Path: "rootfs"},
-		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin:/"}, NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}},
-		Mounts: []specs.Mount{m("/proc", "proc", "nosuid", "noexec", "nodev"), m("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-			m("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-			m("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
-			m("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"), m("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-			m("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro")},
-		Linux: &specs.Linux{
-			Namespaces:    []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"}},
-			MaskedPaths:   []string{"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware", "/proc/scsi"},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
-		},
-	}
+	bundle.Write(b.t, b.bundle, name, text)
 }
 
 // clean removes the container and fails the test when something of it is left.
 func (b *box) clean() {
 	b.oci("delete", "--force", b.id)
-	if left, _ := os.ReadDir(b.root); len(left) > 0 {
-		for _, e := range left {
-			if e.Name()[0] != '.' {
-				b.t.Errorf("state of %s is left", e.Name())
-			}
-		}
-	}
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups + "/" + b.id)
-	if one := "/sys/fs/cgroup" + cgroups + "/" + b.id; unix.Access(one, unix.F_OK) == nil {
-		dirs = append(dirs, one)
-	}
-	if len(dirs) > 0 {
-		b.t.Errorf("cgroups are left: %v", dirs)
+	if left := bundle.Left(b.root, cgroups+"/"+b.id); len(left) > 0 {
+		b.t.Errorf("left: %v", left)
 	}
 }
 
@@ -150,7 +102,7 @@ type result struct {
 	out, err string
 }
 
-// oci runs the runtime with files for output: a pipe would stay open in the container's init.
+// oci runs the runtime.
 func (b *box) oci(args ...string) result { return b.ociEnv(nil, args...) }
 
 func (b *box) ociEnv(extra []*os.File, args ...string) result {
@@ -158,32 +110,18 @@ func (b *box) ociEnv(extra []*os.File, args ...string) result {
 	return b.command(extra, runtimeBin(), append([]string{"--root", b.root}, args...)...)
 }
 
-// command runs a program with files for output.
+// command runs a program that may run the runtime.
 func (b *box) command(extra []*os.File, name string, args ...string) result {
 	b.t.Helper()
-	out, _ := os.Create(b.t.TempDir() + "/out")
-	errs, _ := os.Create(b.t.TempDir() + "/err")
-	defer out.Close()
-	defer errs.Close()
 	cmd := exec.Command(name, args...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, errs, extra
-	done := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
-	defer done.Stop()
-	cmd.Run()
-	text, _ := os.ReadFile(out.Name())
-	said, _ := os.ReadFile(errs.Name())
-	return result{cmd.ProcessState.ExitCode(), string(text), string(said)}
+	cmd.ExtraFiles = extra
+	r := bundle.Run(b.t, cmd, 2*time.Minute)
+	return result{r.Code, r.Out, r.Err}
 }
 
 func (b *box) config() {
 	b.t.Helper()
-	text, err := json.Marshal(b.spec)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if err := os.WriteFile(b.bundle+"/config.json", text, 0o644); err != nil {
-		b.t.Fatal(err)
-	}
+	bundle.JSON(b.t, b.bundle, "config.json", b.spec)
 }
 
 // run runs the container to its end.

@@ -2,6 +2,7 @@ package launch_test
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -10,64 +11,43 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // agent listens where a runtime sends the notify descriptor of a filter to.
 type agent struct {
-	t    *testing.T
-	path string
-	fd   int
+	t *testing.T
+	l *net.UnixListener
 }
 
 func newAgent(t *testing.T) *agent {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "agent")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60})
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: dir + "/s"}); err != nil {
-		t.Fatal(err)
-	}
-	unix.Listen(fd, 4)
-	return &agent{t, dir + "/s", fd}
+	return &agent{t, bundle.Listen(t)}
 }
+
+func (a *agent) path() string { return a.l.Addr().String() }
 
 // accept receives one state with its descriptor, and sees that the connection ends after it.
 func (a *agent) accept() (state specs.ContainerProcessState, notify int) {
 	a.t.Helper()
-	conn, _, err := unix.Accept4(a.fd, unix.SOCK_CLOEXEC)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	defer unix.Close(conn)
-	var text []byte
+	conn := bundle.Accept(a.t, a.l)
+	defer conn.Close()
+	text := ""
 	for notify = -1; ; {
-		buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(64))
-		n, oobn, _, _, err := unix.Recvmsg(conn, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != nil {
-			a.t.Fatal(err)
+		part, fds := bundle.Receive(a.t, conn)
+		if len(fds) > 1 || len(fds) == 1 && notify >= 0 {
+			a.t.Fatalf("descriptors %v besides %d", fds, notify)
 		}
-		if n == 0 {
-			break
-		}
-		text = append(text, buf[:n]...)
-		cs, _ := unix.ParseSocketControlMessage(oob[:oobn])
-		for i := range cs {
-			fds, _ := unix.ParseUnixRights(&cs[i])
-			if len(fds) != 1 || notify >= 0 {
-				a.t.Fatalf("%d descriptors", len(fds))
-			}
+		if len(fds) == 1 {
 			notify = fds[0]
 		}
+		if part == "" {
+			break
+		}
+		text += part
 	}
-	if err := json.Unmarshal(text, &state); err != nil || notify < 0 {
+	if err := json.Unmarshal([]byte(text), &state); err != nil || notify < 0 {
 		a.t.Fatalf("%v, descriptor %d, %q", err, notify, text)
 	}
 	return state, notify
@@ -99,7 +79,7 @@ func TestSeccompNotify(t *testing.T) {
 		b.spec.Linux.CgroupsPath = cgroups + "/" + b.id
 		b.spec.Process.NoNewPrivileges = nnp
 		b.spec.Annotations = map[string]string{"k": "v"}
-		b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: a.path, ListenerMetadata: "some text",
+		b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: a.path(), ListenerMetadata: "some text",
 			Flags:    []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv},
 			Syscalls: []specs.LinuxSyscall{{Names: []string{"personality"}, Action: specs.ActNotify}}}
 		done := make(chan result, 1)
@@ -120,7 +100,7 @@ func TestSeccompNotify(t *testing.T) {
 	b := newBox(t, "sleep")
 	b.id += "-exec"
 	b.spec.Linux.CgroupsPath += "-exec"
-	b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: a.path,
+	b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: a.path(),
 		Syscalls: []specs.LinuxSyscall{{Names: []string{"personality"}, Action: specs.ActNotify}}}
 	b.create()
 	started := make(chan result, 1)

@@ -20,7 +20,7 @@ func full() *metrics.Sample {
 	d := &cgroup.Detail{
 		MemoryPeak: 300, MemoryFails: 7, OOMKills: 2,
 		Huge:    []cgroup.Huge{{Size: "2MB", Usage: 11, Peak: 12}, {Size: "1GB"}},
-		Devices: []cgroup.DeviceIO{{Major: 8, Minor: 0, ReadBytes: 21, WriteBytes: 22, Reads: 23, Writes: 24}, {Major: 254, Minor: 1}},
+		Devices: []cgroup.DeviceIO{{Major: 8, Minor: 0, Transfer: cgroup.Transfer{ReadBytes: 21, WriteBytes: 22, Reads: 23, Writes: 24}}, {Major: 254, Minor: 1}},
 	}
 	d.CPU = cgroup.CPUStats{Usage: 5999 * time.Millisecond, User: 3 * time.Second, System: 2 * time.Second, Periods: 31, Throttled: 32, Waited: 33 * time.Second, PSI: psi}
 	d.Memory = cgroup.MemoryStats{Usage: 200, WorkingSet: 150, RSS: 100, Faults: 41, Major: 42, PSI: psi, Cache: 43, Mapped: 44, ActiveFile: 45, InactiveFile: 46, Kernel: 47}

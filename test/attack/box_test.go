@@ -14,6 +14,9 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 // box is one container of a test.
@@ -37,16 +40,9 @@ func newBox(t *testing.T, args ...string) *box {
 		os.Chmod(d, 0o755) // users of other user namespaces pass here
 	}
 	b := &box{t: t, root: dir + "/root", bundle: dir + "/bundle", rootfs: dir + "/bundle/rootfs", id: fmt.Sprintf("a%d-%d", os.Getpid(), boxes.Add(1))}
-	for _, d := range []string{b.bundle, b.rootfs, b.rootfs + "/etc", b.rootfs + "/proc", b.rootfs + "/sys", b.rootfs + "/dev", b.rootfs + "/tmp"} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Link(bin+"/probe", b.rootfs+"/probe"); err != nil {
-		t.Fatal(err)
-	}
-	b.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
-	b.spec = baseSpec(append([]string{"/probe"}, args...))
+	bundle.Make(t, b.bundle, bin+"/probe")
+	b.spec = bundle.Spec(append([]string{"/probe"}, args...)...)
+	b.spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
 	b.spec.Linux.CgroupsPath = cgroups + "/" + b.id
 	t.Cleanup(b.clean)
 	return b
@@ -54,9 +50,7 @@ func newBox(t *testing.T, args ...string) *box {
 
 func (b *box) write(name, text string) {
 	b.t.Helper()
-	if err := os.WriteFile(b.rootfs+"/"+name, []byte(text), 0o644); err != nil {
-		b.t.Fatal(err)
-	}
+	bundle.Write(b.t, b.bundle, name, text)
 }
 
 // without drops the mount at a destination, so that the image's own is there.
@@ -87,34 +81,6 @@ func (b *box) userns() {
 	filepath.WalkDir(b.rootfs, func(p string, _ os.DirEntry, _ error) error { return os.Lchown(p, 200000, 200000) })
 }
 
-func defaultCaps() []string {
-	return []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-		"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
-}
-
-func baseSpec(args []string) *specs.Spec {
-	caps := defaultCaps()
-	m := func(dest, kind string, o ...string) specs.Mount {
-		return specs.Mount{Destination: dest, Type: kind, Source: kind, Options: o}
-	}
-	return &specs.Spec{
-		Version: "1.0.2", Hostname: "box", Root: &specs.Root{Path: "rootfs"},
-		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin:/"}, NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}},
-		Mounts: []specs.Mount{m("/proc", "proc", "nosuid", "noexec", "nodev"), m("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-			m("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
-			m("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
-			m("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"), m("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-			m("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro")},
-		Linux: &specs.Linux{
-			Namespaces:    []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"}},
-			MaskedPaths:   []string{"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware", "/proc/scsi"},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
-			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
-		},
-	}
-}
-
 // clean removes the container and fails the test when something of it is left.
 func (b *box) clean() {
 	b.oci("delete", "--force", b.id)
@@ -125,16 +91,8 @@ func (b *box) clean() {
 
 // left tells what there still is of the container: state, cgroups, mounts. Cgroups may take a moment to go.
 func (b *box) left() string {
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		var left []string
-		entries, _ := os.ReadDir(b.root)
-		for _, e := range entries {
-			if e.Name()[0] != '.' {
-				left = append(left, "state "+e.Name())
-			}
-		}
-		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups + "/" + b.id)
-		left = append(left, dirs...)
+	for end := time.Now().Add(patience()); ; time.Sleep(10 * time.Millisecond) {
+		left := bundle.Left(b.root, cgroups+"/"+b.id)
 		mounts, _ := os.ReadFile("/proc/self/mountinfo")
 		if strings.Contains(string(mounts), b.bundle) {
 			left = append(left, "a mount below "+b.bundle)
@@ -155,34 +113,26 @@ type result struct {
 	late     bool
 }
 
-// oci runs the runtime with files for output: a pipe would stay open in the container's init.
+// oci runs the runtime.
 func (b *box) oci(args ...string) result { return b.ociWith(nil, nil, args...) }
 
 // patience is how long a command may take before it counts as hanging.
-const patience = 60 * time.Second
+func patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("ATTACK_PATIENCE")); err == nil {
+		return d
+	}
+	return time.Minute
+}
 
 func (b *box) ociWith(stdin *os.File, extra []*os.File, args ...string) result {
 	b.t.Helper()
-	out, errs := b.tmp(), b.tmp()
-	defer out.Close()
-	defer errs.Close()
 	cmd := exec.Command(runtimeBin(), append([]string{"--root", b.root}, args...)...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, errs, extra
+	cmd.ExtraFiles = extra
 	if stdin != nil {
 		cmd.Stdin = stdin
 	}
-	var late atomic.Bool
-	done := time.AfterFunc(patience, func() { late.Store(true); cmd.Process.Kill() })
-	defer done.Stop()
-	cmd.Run()
-	if late.Load() {
-		b.t.Errorf("%v hangs", args)
-	}
-	text, _ := os.ReadFile(out.Name())
-	said, _ := os.ReadFile(errs.Name())
-	os.Remove(out.Name())
-	os.Remove(errs.Name())
-	return result{cmd.ProcessState.ExitCode(), string(text), string(said), late.Load()}
+	r := bundle.Run(b.t, cmd, patience())
+	return result{r.Code, r.Out, r.Err, r.Late}
 }
 
 func (b *box) tmp() *os.File {
@@ -195,13 +145,7 @@ func (b *box) tmp() *os.File {
 
 func (b *box) config() {
 	b.t.Helper()
-	text, err := json.Marshal(b.spec)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if err := os.WriteFile(b.bundle+"/config.json", text, 0o644); err != nil {
-		b.t.Fatal(err)
-	}
+	bundle.JSON(b.t, b.bundle, "config.json", b.spec)
 }
 
 // run runs the container to its end. A runtime may refuse, but must say why.
@@ -222,36 +166,22 @@ func (b *box) civil(r result) {
 }
 
 // report runs the payload's report and decodes it; nil when the runtime refused the container.
-func (b *box) report(paths ...string) *seen {
+func (b *box) report(paths ...string) *seen.Reach {
 	b.t.Helper()
 	b.spec.Process.Args = append([]string{"/probe", "report"}, paths...)
 	return b.decode(b.run())
 }
 
-func (b *box) decode(r result) *seen {
+func (b *box) decode(r result) *seen.Reach {
 	b.t.Helper()
 	if r.code != 0 {
 		return nil
 	}
-	s := new(seen)
+	s := new(seen.Reach)
 	if err := json.Unmarshal([]byte(r.out), s); err != nil {
 		b.t.Fatalf("%v in %q", err, r.out)
 	}
 	return s
-}
-
-// seen is the payload's report.
-type seen struct {
-	Env, Groups  []string
-	UID, GID     int
-	Cwd          string
-	Status       map[string]string
-	FDs          []string
-	Mounts       map[string]string
-	Access       map[string]string
-	ProcIsProc   bool
-	InitExe      string
-	CgroupWrites []string
 }
 
 // start makes the container and starts it; false when the runtime refused. The payload's output goes to the file out.
@@ -280,7 +210,7 @@ func (b *box) pid() int {
 // waitFor polls a file until it holds a text.
 func (b *box) waitFor(file, text string) {
 	b.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience()); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if got, _ := os.ReadFile(file); strings.Contains(string(got), text) {
 			return
 		}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 // form is what an image may put in a place where a runtime expects a directory, a device or nothing.
@@ -98,7 +100,7 @@ var confined = []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/f
 	"/proc/sys/kernel/modprobe", "/proc/irq/default_smp_affinity", "/secret"}
 
 // confined holds a report to what masked and read-only paths promise.
-func (b *box) confined(s *seen) {
+func (b *box) confined(s *seen.Reach) {
 	b.t.Helper()
 	if !s.ProcIsProc {
 		b.t.Error("/proc is no procfs")

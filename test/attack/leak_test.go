@@ -12,6 +12,9 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 // openForOthers opens directories of the host, not close-on-exec, as a careless caller of the runtime may have.
@@ -102,7 +105,7 @@ func TestOwnBinary(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	before := sum(t, runtimeBin())
-	for name, args := range map[string][]string{"exec": {"/proc/self/exe", "init", "9"}, "script": {"/evil"}, "version": {"/proc/self/exe", "--version"}} {
+	for name, args := range map[string][]string{"exec": {"/proc/self/exe", "init", "9"}, "become": {"/proc/self/exe", "become", "0"}, "script": {"/evil"}, "version": {"/proc/self/exe", "--version"}} {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t)
 			b.write("evil", "#!/proc/self/exe\n")
@@ -157,7 +160,7 @@ func TestWatchedExec(t *testing.T) {
 		"default": func(*box) {},
 		"userns": func(b *box) {
 			b.userns()
-			all := append(defaultCaps(), "CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN", "CAP_SETPCAP", "CAP_SYS_RESOURCE",
+			all := append(bundle.Capabilities(), "CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN", "CAP_SETPCAP", "CAP_SYS_RESOURCE",
 				"CAP_SYS_NICE", "CAP_SYS_RAWIO", "CAP_SYS_BOOT", "CAP_SYS_MODULE", "CAP_SYS_TIME", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_LEASE",
 				"CAP_LINUX_IMMUTABLE", "CAP_NET_BROADCAST", "CAP_SYS_PACCT", "CAP_SYS_TTY_CONFIG", "CAP_AUDIT_CONTROL", "CAP_AUDIT_READ",
 				"CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE")
@@ -210,7 +213,7 @@ func TestStartHook(t *testing.T) {
 		t.Logf("the hook did not run: %d %s", r.code, r.err)
 		return
 	}
-	s := new(seen)
+	s := new(seen.Reach)
 	if err := json.Unmarshal(text, s); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +234,7 @@ func TestCapabilities(t *testing.T) {
 	if _, ok := b.start(); !ok {
 		t.Fatal("no container")
 	}
-	for _, s := range []*seen{b.decode(b.oci("exec", b.id, "/probe", "report")), newBox(t).report()} {
+	for _, s := range []*seen.Reach{b.decode(b.oci("exec", b.id, "/probe", "report")), newBox(t).report()} {
 		if s == nil {
 			t.Fatal("no report")
 		}

@@ -3,12 +3,12 @@ package attack_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/berth-runtime/berth/test/bundle"
 	"github.com/berth-runtime/berth/test/jail"
 )
 
@@ -32,10 +32,7 @@ func TestMain(m *testing.M) {
 	bin, cgroups = dir, "/berth-attack-"+filepath.Base(dir)
 	code := m.Run()
 	os.RemoveAll(dir)
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroups)
-	for _, d := range append(dirs, "/sys/fs/cgroup"+cgroups) {
-		unix.Rmdir(d)
-	}
+	bundle.RemoveGroups(cgroups)
 	os.Exit(code)
 }
 
@@ -50,10 +47,12 @@ func build(dir string) error {
 		return err
 	}
 	for name, pkg := range programs {
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		flags := "-ldflags=-s -w"
+		if name == "runtime" && runtime.GOARCH == "amd64" {
+			flags += " -E _berth_entry" // as the Makefile does: exec, start and delete without a Go runtime
+		}
+		if err := bundle.Build(filepath.Join(dir, name), pkg, "-trimpath", flags); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -63,6 +62,14 @@ func runtimeBin() string { return bin + "/runtime" }
 
 // long asks for the whole of what is otherwise sampled.
 func long() bool { return os.Getenv("ATTACK_LONG") != "" }
+
+// creates is how many containers a race makes then.
+func creates() int {
+	if n, err := strconv.Atoi(os.Getenv("ATTACK_CREATES")); err == nil {
+		return n
+	}
+	return 100_000
+}
 
 func needRoot(t *testing.T) {
 	t.Helper()

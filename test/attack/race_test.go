@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 // swaps is how many exchanges each race has to see at least.
@@ -47,11 +49,12 @@ func (s *swapper) end() int64 {
 
 // race makes containers while pairs are exchanged: as many as it takes for enough exchanges, between a few and many. The
 // look is taken at each that started.
-func race(t *testing.T, b *box, look func(*seen), pairs ...[2]string) {
+func race(t *testing.T, b *box, look func(*seen.Reach), pairs ...[2]string) {
 	t.Helper()
 	least, most := 25, 60
 	if long() {
-		least, most = 100_000, 100_000
+		least = creates()
+		most = least
 	}
 	s := swap(pairs...)
 	started, n := 0, 0
@@ -98,7 +101,7 @@ func TestSwapTargets(t *testing.T) {
 	b.spec.Linux.MaskedPaths = append(b.spec.Linux.MaskedPaths, "/secret", "/race/file", "/race/etc", "/up/dir")
 	b.spec.Linux.ReadonlyPaths = append(b.spec.Linux.ReadonlyPaths, "/race/a", "/up/etc")
 	b.spec.Process.Cwd = "/race/cwd/x"
-	race(t, b, func(s *seen) {
+	race(t, b, func(s *seen.Reach) {
 		b.confined(s)
 		if !strings.HasPrefix(s.Cwd, "/") {
 			t.Errorf("working directory %s", s.Cwd)
@@ -125,15 +128,15 @@ func TestSwapKernel(t *testing.T) {
 	os.Symlink("/decoy", b.rootfs+"/proc-link")
 	os.Symlink("/decoy", b.rootfs+"/sys-link")
 	os.Symlink("/etc", b.rootfs+"/dev-link")
-	race(t, b, func(s *seen) {
+	race(t, b, func(s *seen.Reach) {
 		for p, how := range s.Access { // what is called a procfs has to be confined; what is none may be anything
 			if s.ProcIsProc && strings.HasPrefix(p, "/proc") && strings.Contains(strings.Fields(how + " x")[0], "w") && !strings.HasSuffix(how, " 1:3") {
 				t.Errorf("%s: %s", p, how)
 			}
 		}
-		for at, kind := range s.Mounts { // and one that ended up elsewhere is a hole
-			if strings.HasPrefix(kind, "proc ") && !strings.HasPrefix(at, "/proc") {
-				t.Errorf("a procfs at %s: %s", at, kind)
+		for _, m := range s.Mounts { // and one that ended up elsewhere is a hole
+			if m.Type == "proc" && !strings.HasPrefix(m.At, "/proc") {
+				t.Errorf("a procfs at %s: %+v", m.At, m)
 			}
 		}
 	}, [2]string{b.rootfs + "/proc", b.rootfs + "/proc-link"}, [2]string{b.rootfs + "/sys", b.rootfs + "/sys-link"}, [2]string{b.rootfs + "/dev", b.rootfs + "/dev-link"})
@@ -160,7 +163,7 @@ func TestSwapDevices(t *testing.T) {
 		os.Symlink("/proc/sys/vm/laptop_mode", p+"-link")
 		pairs = append(pairs, [2]string{p, p + "-link"})
 	}
-	race(t, b, func(s *seen) {
+	race(t, b, func(s *seen.Reach) {
 		b.confined(s)
 		if text, _ := os.ReadFile(b.rootfs + "/secret"); string(text) != secret {
 			t.Errorf("masked file became %q", text)
@@ -192,7 +195,7 @@ func TestCopyUp(t *testing.T) {
 	os.WriteFile(dir+"/plain", []byte("own"), 0o644)
 	os.Symlink(w.dir+"/secret", b.rootfs+"/plain-link")
 	b.spec.Process.Args = []string{"/probe", "report", "/up/sub/secret"}
-	race(t, b, func(*seen) {}, [2]string{dir + "/sub", b.rootfs + "/sub-link"}, [2]string{dir + "/plain", b.rootfs + "/plain-link"})
+	race(t, b, func(*seen.Reach) {}, [2]string{dir + "/sub", b.rootfs + "/sub-link"}, [2]string{dir + "/plain", b.rootfs + "/plain-link"})
 	w.check()
 	// by a link over procfs: what is read there later must be the kernel's
 	b = newBox(t)

@@ -10,12 +10,15 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // exec runs a report in a container and decodes it.
-func (b *box) exec(args ...string) *seen {
+func (b *box) exec(args ...string) *seen.Process {
 	b.Helper()
 	r := b.oci(append(append([]string{"exec"}, args...), b.id, "/probe", "report")...)
 	if r.code != 0 {
@@ -202,13 +205,13 @@ func TestExecStdin(t *testing.T) {
 func TestExecTerminal(t *testing.T) {
 	b := newBox(t, "wait")
 	b.started()
-	sock, master := console(t)
+	sock, master := bundle.Console(t)
 	doc := b.json("process.json", &specs.Process{Terminal: true, Args: []string{"/probe", "tty"}, Cwd: "/", ConsoleSize: &specs.Box{Height: 12, Width: 34}})
 	if r := b.oci("exec", "--detach", "--process", doc, "--console-socket", sock, b.id); r.code != 0 {
 		t.Fatal(r)
 	}
 	got := map[string]any{}
-	if err := json.Unmarshal([]byte(readPty(t, master(), "\n")), &got); err != nil {
+	if err := json.Unmarshal([]byte(bundle.ReadUntil(t, master(), "\n")), &got); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "leader", got["leader"], any(true))

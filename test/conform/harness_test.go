@@ -2,11 +2,11 @@ package conform_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-runtime/berth/test/bundle"
+	"github.com/berth-runtime/berth/test/bundle/seen"
 	"github.com/berth-runtime/berth/test/jail"
 )
 
@@ -29,7 +31,7 @@ var (
 )
 
 // patience is for what happens in the background on a machine with much else to do.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -38,7 +40,7 @@ func TestMain(m *testing.M) {
 			oci = "../../bin/berth-oci"
 		}
 		oci, _ = filepath.Abs(oci)
-		dir, err := jail.Enter(buildProbe)
+		dir, err := jail.Enter(func(dir string) error { return bundle.Build(dir+"/probe", "./testdata/probe") })
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "conform:", err)
 			return 1
@@ -57,20 +59,9 @@ func TestMain(m *testing.M) {
 		if systemd {
 			exec.Command("systemctl", "stop", cgroups[1:]).Run()
 		}
-		for _, d := range groupDirs(cgroups) {
-			unix.Rmdir(d)
-		}
+		bundle.RemoveGroups(cgroups)
 		return code
 	}())
-}
-
-func buildProbe(dir string) error {
-	cmd := exec.Command("go", "build", "-o", dir+"/probe", "./testdata/probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // box is one container of a test: a bundle, a runtime root of its own, and what came out of it.
@@ -108,16 +99,8 @@ func makeBox(t *testing.T, args ...string) *box {
 	os.Chmod(dir, 0o755)
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", " ", "-", "#", "-").Replace(t.Name()))
 	b := &box{T: t, root: dir + "/root", bundle: dir + "/bundle", id: name, out: dir + "/out"}
-	for _, d := range []string{"", "/rootfs", "/rootfs/etc", "/rootfs/proc", "/rootfs/sys", "/rootfs/dev", "/rootfs/tmp"} {
-		if err := os.Mkdir(b.bundle+d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Link(bin+"/probe", b.bundle+"/rootfs/probe"); err != nil {
-		t.Fatal(err)
-	}
+	bundle.Make(t, b.bundle, bin+"/probe")
 	b.file("inside", "")
-	b.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
 	b.spec = base(append([]string{"/probe"}, args...))
 	b.spec.Linux.CgroupsPath = groupName(b.id)
 	return b
@@ -139,46 +122,21 @@ func groupPath(id string) string {
 	return cgroups + "/" + id
 }
 
-// groupDirs are the directories of a cgroup that are there.
-func groupDirs(path string) []string {
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
-	if one := "/sys/fs/cgroup" + path; exists(one) {
-		dirs = append(dirs, one)
-	}
-	return dirs
-}
-
 // file writes into the container's root file system.
 func (b *box) file(name, text string) {
 	b.Helper()
-	if err := os.WriteFile(b.bundle+"/rootfs/"+name, []byte(text), 0o644); err != nil {
-		b.Fatal(err)
-	}
+	bundle.Write(b.T, b.bundle, name, text)
 }
 
+// base is a container with no cgroup namespace, and no cgroups to be seen: not every runtime can show v1 hierarchies.
 func base(args []string) *specs.Spec {
-	caps := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-		"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
-	return &specs.Spec{
-		Version: "1.0.2", Hostname: "box", Root: &specs.Root{Path: "rootfs"},
-		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin:/"}, NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}},
-		Mounts: []specs.Mount{mnt("/proc", "proc", "nosuid", "noexec", "nodev"),
-			mnt("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-			mnt("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-			mnt("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
-			mnt("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"), mnt("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro")},
-		Linux: &specs.Linux{
-			Namespaces:    []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}},
-			MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
-		},
-	}
+	s := bundle.Spec(args...)
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	return s
 }
 
-func mnt(dest, kind string, o ...string) specs.Mount {
-	return specs.Mount{Destination: dest, Type: kind, Source: kind, Options: o}
-}
+func mnt(dest, kind string, o ...string) specs.Mount { return bundle.Mount(dest, kind, o...) }
 
 func bind(dest, source string, o ...string) specs.Mount {
 	return specs.Mount{Destination: dest, Type: "bind", Source: source, Options: append([]string{"rbind"}, o...)}
@@ -187,15 +145,13 @@ func bind(dest, source string, o ...string) specs.Mount {
 // clean removes the container and fails the test when something of it is left.
 func (b *box) clean() {
 	b.oci("delete", "--force", b.id)
-	if _, err := os.Stat(b.root + "/" + b.id); err == nil {
-		b.Errorf("state of %s is left", b.id)
-	}
+	left := bundle.Left(b.root, groupPath(b.id))
 	// systemd forgets a unit, and its cgroup, some time after the last process has gone.
-	for end := time.Now().Add(patience); systemd && len(groupDirs(groupPath(b.id))) > 0 && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
+	for end := time.Now().Add(patience); systemd && len(left) > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		left = bundle.Left(b.root, groupPath(b.id))
 	}
-	if dirs := groupDirs(groupPath(b.id)); len(dirs) > 0 {
-		b.Errorf("cgroups are left: %v", dirs)
+	if len(left) > 0 {
+		b.Errorf("left: %v", left)
 	}
 }
 
@@ -212,42 +168,16 @@ func (r result) String() string { return fmt.Sprintf("status %d: %s%s", r.code, 
 // oci runs the runtime.
 func (b *box) oci(args ...string) result { b.Helper(); return b.with(&exec.Cmd{}, args...) }
 
-// with runs the runtime with what cmd says of directory, descriptors and input. Output goes to files: a pipe would stay
-// open in the container.
+// with runs the runtime with what cmd says of directory, descriptors and input.
 func (b *box) with(cmd *exec.Cmd, args ...string) result {
 	b.Helper()
-	var files [2]*os.File
-	for i := range files {
-		f, err := os.CreateTemp(bin, "out")
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer os.Remove(f.Name())
-		defer f.Close()
-		files[i] = f
-	}
-	if cmd.Stdout == nil {
-		cmd.Stdout = files[0]
-	}
 	global := []string{oci, "--root", b.root}
 	if systemd {
 		global = append(global, "--systemd-cgroup")
 	}
-	cmd.Path, cmd.Args, cmd.Stderr = oci, append(global, args...), files[1]
-	late := time.AfterFunc(2*patience, func() {
-		if cmd.Process != nil {
-			cmd.Process.Kill()
-		}
-	})
-	defer late.Stop()
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		b.Fatalf("%v: %v", args, err)
-	}
-	out, _ := os.ReadFile(files[0].Name())
-	said, _ := os.ReadFile(files[1].Name())
-	return result{cmd.ProcessState.ExitCode(), string(out), string(said)}
+	cmd.Path, cmd.Args = oci, append(global, args...)
+	r := bundle.Run(b.T, cmd, 2*patience)
+	return result{r.Code, r.Out, r.Err}
 }
 
 // must runs a command that has to succeed.
@@ -279,14 +209,7 @@ func (b *box) config() {
 // json writes a document into the bundle and returns its name.
 func (b *box) json(name string, doc any) string {
 	b.Helper()
-	text, err := json.Marshal(doc)
-	if err == nil {
-		err = os.WriteFile(b.bundle+"/"+name, text, 0o644)
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
-	return b.bundle + "/" + name
+	return bundle.JSON(b.T, b.bundle, name, doc)
 }
 
 // create makes the container; its output goes to b.out.
@@ -312,6 +235,16 @@ func (b *box) created(args ...string) {
 	if r := b.create(args...); r.code != 0 {
 		b.Fatalf("create: %s", r)
 	}
+}
+
+// begin creates and starts the container, as far as that goes.
+func (b *box) begin() result {
+	b.Helper()
+	r := b.create()
+	if r.code == 0 {
+		r = b.oci("start", b.id)
+	}
+	return r
 }
 
 // started creates and starts the container, and waits until the probe has said "up".
@@ -396,7 +329,7 @@ func (b *box) run() int {
 }
 
 // sees has the container report.
-func (b *box) sees() *seen {
+func (b *box) sees() *seen.Process {
 	b.Helper()
 	if code := b.run(); code != 0 {
 		b.Fatalf("probe: status %d: %s", code, b.output())
@@ -430,52 +363,13 @@ func check(t *testing.T, text string, want map[string]string) {
 	}
 }
 
-// seen is what the probe reports.
-type seen struct {
-	Args, Env        []string
-	UID, GID, Umask  int
-	Groups           []int
-	Pid, Ppid        int
-	Cwd              string
-	Hostname, Domain string
-	Status           map[string]string
-	FDs              map[string]string
-	Mounts           []mount
-	Rlimits          map[string][2]uint64
-	OOM              string
-	Namespaces       map[string]string
-	Cgroup           string
-	Dev              map[string]string
-	Personality      int
-	Policy, Nice     int
-	IOPriority       int
-	Interfaces       map[string]bool
-}
-
-type mount struct{ At, Type, Options, Super, Tags, Source string }
-
-func decode(t *testing.T, text string) *seen {
+func decode(t *testing.T, text string) *seen.Process {
 	t.Helper()
-	s := new(seen)
+	s := new(seen.Process)
 	if err := json.Unmarshal([]byte(text), s); err != nil {
 		t.Fatalf("%v in %q", err, text)
 	}
 	return s
-}
-
-// mount is the topmost one at a path.
-func (s *seen) mount(at string) mount {
-	var m mount
-	for _, x := range s.Mounts {
-		if x.At == at {
-			m = x
-		}
-	}
-	return m
-}
-
-func (m mount) has(option string) bool {
-	return strings.Contains(","+m.Options+",", ","+option+",")
 }
 
 func equal[T comparable](t *testing.T, what string, got, want T) {

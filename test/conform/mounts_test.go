@@ -20,7 +20,7 @@ func TestMountOptions(t *testing.T) {
 			b.spec.Mounts = append(b.spec.Mounts, mnt("/t", "tmpfs", option), bind("/b", dir, option))
 			s := b.sees()
 			for _, at := range []string{"/t", "/b"} {
-				if m := s.mount(at); !m.has(want) {
+				if m := s.Mount(at); !m.Has(want) {
 					t.Errorf("%s: %+v lacks %s", at, m, want)
 				}
 			}
@@ -146,7 +146,7 @@ func TestPropagation(t *testing.T) {
 		mnt("/t", "tmpfs"))
 	s := b.sees()
 	for at, want := range map[string]string{"/shared": "shared:", "/slave": "master:", "/private": ""} {
-		tags := s.mount(at).Tags
+		tags := s.Mount(at).Tags
 		if want == "" && tags != "" || !strings.Contains(tags, want) {
 			t.Errorf("%s: %q, want %q", at, tags, want)
 		}
@@ -232,15 +232,15 @@ func TestFilesystems(t *testing.T) {
 	b := newBox(t, "report")
 	s := b.sees()
 	for at, want := range map[string]string{"/proc": "proc", "/dev": "tmpfs", "/dev/pts": "devpts", "/dev/shm": "tmpfs", "/dev/mqueue": "mqueue", "/sys": "sysfs"} {
-		equal(t, at, s.mount(at).Type, want)
+		equal(t, at, s.Mount(at).Type, want)
 	}
 	for _, o := range []string{"nosuid", "nodev", "noexec"} {
-		if !s.mount("/proc").has(o) {
-			t.Errorf("/proc lacks %s: %+v", o, s.mount("/proc"))
+		if !s.Mount("/proc").Has(o) {
+			t.Errorf("/proc lacks %s: %+v", o, s.Mount("/proc"))
 		}
 	}
-	if !s.mount("/sys").has("ro") {
-		t.Errorf("/sys: %+v", s.mount("/sys"))
+	if !s.Mount("/sys").Has("ro") {
+		t.Errorf("/sys: %+v", s.Mount("/sys"))
 	}
 	equal(t, "pid", s.Pid, 1)
 	equal(t, "name of pid 1", s.Status["Name"], "probe")
@@ -261,7 +261,7 @@ func TestCgroupMount(t *testing.T) {
 	for _, m := range s.Mounts {
 		if strings.HasPrefix(m.At, "/sys/fs/cgroup") && (m.Type == "cgroup" || m.Type == "cgroup2") {
 			seen++
-			if !m.has("ro") {
+			if !m.Has("ro") {
 				t.Errorf("%+v", m)
 			}
 		}

@@ -7,10 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // config.md, "Process".
@@ -76,11 +77,7 @@ func TestCwd(t *testing.T) {
 func TestCwdIsFile(t *testing.T) {
 	b := newBox(t, "report")
 	b.spec.Process.Cwd = "/etc/passwd"
-	r := b.create()
-	if r.code == 0 {
-		r = b.oci("start", b.id)
-	}
-	if r.code == 0 {
+	if r := b.begin(); r.code == 0 {
 		t.Error("a file as working directory is taken")
 	}
 }
@@ -157,11 +154,7 @@ func TestRlimitErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t, "report")
 			b.spec.Process.Rlimits = l
-			r := b.create()
-			if r.code == 0 {
-				r = b.oci("start", b.id)
-			}
-			if r.code == 0 {
+			if r := b.begin(); r.code == 0 {
 				t.Error("taken")
 			}
 		})
@@ -277,76 +270,17 @@ func TestKeyring(t *testing.T) {
 	b.tries(map[string]string{"keyctl:": "ok"})
 }
 
-// console listens where a runtime sends the pty's master to.
-func console(t *testing.T) (path string, master func() *os.File) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "con")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: dir + "/s"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 1); err != nil {
-		t.Fatal(err)
-	}
-	return dir + "/s", func() *os.File {
-		t.Helper()
-		conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(conn)
-		oob := make([]byte, unix.CmsgSpace(4))
-		_, n, _, _, err := unix.Recvmsg(conn, make([]byte, 4096), oob, unix.MSG_CMSG_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
-		messages, _ := unix.ParseSocketControlMessage(oob[:n])
-		if len(messages) != 1 {
-			t.Fatal("no descriptor came")
-		}
-		fds, _ := unix.ParseUnixRights(&messages[0])
-		unix.SetNonblock(fds[0], true)
-		f := os.NewFile(uintptr(fds[0]), "master")
-		t.Cleanup(func() { f.Close() })
-		return f
-	}
-}
-
-// readPty reads until the text ends in end.
-func readPty(t *testing.T, f *os.File, end string) string {
-	t.Helper()
-	f.SetReadDeadline(time.Now().Add(patience))
-	text := ""
-	buf := make([]byte, 4096)
-	for !strings.HasSuffix(text, end) {
-		n, err := f.Read(buf)
-		text += string(buf[:n])
-		if err != nil {
-			t.Fatalf("%v after %q", err, text)
-		}
-	}
-	return text
-}
-
 // config.md, process.terminal, consoleSize; config-linux.md, "Default Devices", /dev/console.
 func TestTerminal(t *testing.T) {
 	b := newBox(t, "tty")
 	b.spec.Process.Terminal = true
 	b.spec.Process.ConsoleSize = &specs.Box{Height: 33, Width: 101}
-	sock, master := console(t)
+	sock, master := bundle.Console(t)
 	b.created("--console-socket", sock)
 	pty := master()
 	b.must("start", b.id)
 	got := map[string]any{}
-	if err := json.Unmarshal([]byte(readPty(t, pty, "\n")), &got); err != nil {
+	if err := json.Unmarshal([]byte(bundle.ReadUntil(t, pty, "\n")), &got); err != nil {
 		t.Fatal(err)
 	}
 	for what, want := range map[string]any{"leader": true, "foreground": true, "tty": true, "size": "33x101", "console": true} {
@@ -358,12 +292,12 @@ func TestTerminalOfUser(t *testing.T) {
 	b := newBox(t, "tty")
 	b.spec.Process.Terminal = true
 	b.spec.Process.User = specs.User{UID: 1000, GID: 1000}
-	sock, master := console(t)
+	sock, master := bundle.Console(t)
 	b.created("--console-socket", sock)
 	pty := master()
 	b.must("start", b.id)
 	got := map[string]any{}
-	if err := json.Unmarshal([]byte(readPty(t, pty, "\n")), &got); err != nil {
+	if err := json.Unmarshal([]byte(bundle.ReadUntil(t, pty, "\n")), &got); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "owner", got["owner"], any(1000.0))

@@ -1,7 +1,9 @@
 package kubelet
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -187,17 +190,21 @@ func (b bench) replicas(app string, n int) []corev1.Pod {
 	return pods
 }
 
-// deleted removes the pod with its grace period and waits until it is gone.
-func (b bench) deleted(name string) {
+// deleted removes the pod with its grace period and waits until it is gone; its controller may have made another by then.
+func (b bench) deleted(p *corev1.Pod) {
 	b.Helper()
-	if err := b.Client.CoreV1().Pods(b.ns).Delete(b.Context(), name, metav1.DeleteOptions{}); err != nil {
+	if err := b.Client.CoreV1().Pods(b.ns).Delete(b.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	b.eventually("pod "+name+" gone", func(ctx context.Context) error {
-		if _, err := b.Client.CoreV1().Pods(b.ns).Get(ctx, name, metav1.GetOptions{}); err == nil {
-			return fmt.Errorf("still there")
+	b.eventually("pod "+p.Name+" gone", func(ctx context.Context) error {
+		now, err := b.Client.CoreV1().Pods(b.ns).Get(ctx, p.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err) || err == nil && now.UID != p.UID:
+			return nil
+		case err == nil:
+			return errors.New("still there")
 		}
-		return nil
+		return err
 	})
 }
 
@@ -206,14 +213,16 @@ func (b bench) kubectl(args ...string) *exec.Cmd {
 	return b.Kubectl(b.Context(), append([]string{"-n", b.ns}, args...)...)
 }
 
-// output runs kubectl and returns what it wrote.
+// output runs kubectl and returns what it wrote to its standard output; the other has hints for people.
 func (b bench) output(args ...string) string {
 	b.Helper()
-	out, err := b.kubectl(args...).CombinedOutput()
-	if err != nil {
-		b.Fatalf("kubectl %v: %v: %s", args, err, out)
+	cmd := b.kubectl(args...)
+	var out, hints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &hints
+	if err := cmd.Run(); err != nil {
+		b.Fatalf("kubectl %v: %v: %s%s", args, err, &out, &hints)
 	}
-	return string(out)
+	return out.String()
 }
 
 // sh runs a shell command in a pod's first container.

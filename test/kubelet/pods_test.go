@@ -167,8 +167,7 @@ containers:
   volumeMounts: [{name: host, mountPath: /host}]
 volumes: [{name: host, hostPath: {path: "`+dir+`", type: DirectoryOrCreate}}]
 `)
-	b.ready("hooked")
-	b.deleted("hooked")
+	b.deleted(b.ready("hooked"))
 	if got, err := os.ReadFile(dir + "/said"); err != nil || string(got) != "started\nstopping\nterm\n" {
 		t.Errorf("hooks said %q, %v", got, err)
 	}

@@ -60,12 +60,14 @@ containers: [{name: c, image: "`+busybox+`", command: [sleep, "3600"]}]`)
 		"grep Seccomp: /proc/self/status | cut -f2":                                                     "0",
 		"mount -t tmpfs x /mnt && echo mounted":                                                         "mounted",
 		"test -w /proc/sys/kernel/domainname && test -e /dev/loop-control -o -e /dev/kmsg && echo open": "open",
+		"head -c 1 /proc/timer_list | wc -c":                                                            "1",
 	})
 	b.ready("plain")
 	b.check("plain", map[string]string{
-		"mount -t tmpfs x /mnt 2>&1 | grep -c -i -e denied -e permitted": "1",
-		"touch /proc/sys/kernel/x /sys/x 2>&1 | grep -c Read-only":       "2",
-		"cat /proc/kcore | wc -c":                                        "0",
+		"mount -t tmpfs x /mnt 2>&1 | grep -c -i -e denied -e permitted":                        "1",
+		"(: > /proc/sys/kernel/domainname) 2>&1 | grep -c Read-only":                            "1",
+		"touch /sys/x 2>&1 | grep -c Read-only":                                                 "1",
+		"cat /proc/timer_list /proc/keys /sys/firmware/* 2>/dev/null | wc -c; ls /sys/firmware": "0",
 	})
 	b.when("refused", "refused", func(p *corev1.Pod) bool {
 		w := status(p, "c").State.Waiting

@@ -1,13 +1,17 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -38,6 +42,11 @@ func get(ctx context.Context, url string) (string, error) {
 
 func TestDeployment(t *testing.T) {
 	t.Parallel()
+	deployment(t)
+}
+
+// deployment rolls one out, updates it, and takes it back.
+func deployment(t *testing.T) {
 	b := open(t)
 	b.create(`
 apiVersion: apps/v1
@@ -156,20 +165,8 @@ spec:
         metadata: {labels: {app: tick}}
         spec: {restartPolicy: OnFailure, containers: [{name: tick, image: "` + busybox + `", command: [date]}]}
 `)
-	b.eventually("job", func(ctx context.Context) error {
-		j, err := b.Client.BatchV1().Jobs(b.ns).Get(ctx, "sums", metav1.GetOptions{})
-		if err == nil && j.Status.Succeeded != 4 {
-			err = fmt.Errorf("%d of 4", j.Status.Succeeded)
-		}
-		return err
-	})
-	b.eventually("failing job", func(ctx context.Context) error {
-		j, err := b.Client.BatchV1().Jobs(b.ns).Get(ctx, "fails", metav1.GetOptions{})
-		if err == nil && j.Status.Failed != 2 {
-			err = fmt.Errorf("%d of 2", j.Status.Failed)
-		}
-		return err
-	})
+	b.job("sums", func(j batchv1.JobStatus) bool { return j.Succeeded == 4 })
+	b.job("fails", func(j batchv1.JobStatus) bool { return j.Failed == 2 })
 	pods, err := b.selected(t.Context(), "fails")
 	if err != nil || len(pods) == 0 {
 		t.Fatal(pods, err)
@@ -179,17 +176,27 @@ spec:
 			t.Errorf("state: %+v", p.Status.ContainerStatuses[0].State)
 		}
 	}
-	b.eventually("cron job", func(ctx context.Context) error {
+	b.job("tick-", func(j batchv1.JobStatus) bool { return j.Succeeded == 1 })
+}
+
+// job waits until a job whose name begins that way is as wanted.
+func (b bench) job(name string, ok func(batchv1.JobStatus) bool) {
+	b.Helper()
+	b.eventually("job "+name, func(ctx context.Context) error {
 		l, err := b.Client.BatchV1().Jobs(b.ns).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
 		}
 		for _, j := range l.Items {
-			if strings.HasPrefix(j.Name, "tick-") && j.Status.Succeeded == 1 {
+			if !strings.HasPrefix(j.Name, name) {
+				continue
+			}
+			if ok(j.Status) {
 				return nil
 			}
+			err = errors.Join(err, fmt.Errorf("%s: %+v", j.Name, j.Status))
 		}
-		return fmt.Errorf("no tick yet in %d jobs", len(l.Items))
+		return cmp.Or(err, error(fs.ErrNotExist))
 	})
 }
 
@@ -225,13 +232,10 @@ spec:
 	if got := b.sh("db-0", "cat /data/names"); got != "db-0\ndb-0" {
 		t.Errorf("names after the restart: %q", got)
 	}
-	first := b.replicas("db", 2)
-	b.deleted("db-0")
 	for _, p := range b.replicas("db", 2) {
-		for _, old := range first {
-			if p.Name == "db-0" && p.UID == old.UID {
-				t.Error("db-0 is the old one")
-			}
+		if p.Name == "db-0" {
+			b.deleted(&p)
 		}
 	}
+	b.replicas("db", 2)
 }

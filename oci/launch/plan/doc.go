@@ -11,6 +11,6 @@
 // mount table, and the init gets a descriptor. Everything that belongs to the container's namespaces (procfs, devpts,
 // mqueue, tmpfs) is a step the init does itself.
 //
-// A field is either honoured or refused with an error that names it (fields.go has the table). linux.seccomp stays raw:
+// A field is either honoured or refused with an error that names it (docs/berth-oci.md has the table). linux.seccomp stays raw:
 // it is compiled elsewhere, and not even parsed when the compiled form is cached.
 package plan

@@ -42,18 +42,14 @@ func TestCDI(t *testing.T) {
 	cfg.Annotations = map[string]string{"cdi.k8s.io/plugin": "vendor.com/thing=one,vendor.com/thing=two"}
 	cfg.Envs = []*rt.KeyValue{{Key: "ONE", Value: []byte("request")}}
 	id := p.Start(cfg)
-	for what, want := range map[string]string{
+	n.Says(t, id, map[string]string{
 		"echo $VENDOR $ONE $TWO":                    "1 device 2\n",
 		"stat -c '%t %T' /dev/one":                  "1 7\n",
 		"echo x 2>/dev/null >/dev/one || echo full": "full\n",
 		"head -c 5 /opt/vendor/version":             "Linux",
 		"id -G | tr ' ' '\\n' | grep -c '^4242$'":   "1\n",
 		"cat /dev/null && echo usual devices work":  "usual devices work\n",
-	} {
-		if got := n.Exec(t, id, "sh", "-c", what); got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
+	})
 	for name, device := range map[string]string{"unknown": "vendor.com/thing=three", "malformed": "three"} {
 		cfg := harness.Command(name, "sleep 1000")
 		cfg.CDIDevices = []*rt.CDIDevice{{Name: "vendor.com/thing=one"}, {Name: device}}

@@ -85,7 +85,7 @@ func TestImageVolumes(t *testing.T) {
 	cfg := configured("volumes")
 	cfg.Mounts = []*rt.Mount{{ContainerPath: "/covered", HostPath: dir}}
 	id := p.Start(cfg)
-	for what, want := range map[string]string{
+	n.Says(t, id, map[string]string{
 		"cat /data/file":                            "from the image\n",
 		"stat -c %a:%u:%g /data":                    "1770:33:33\n",
 		"stat -c %a:%u:%g /data/file":               "640:33:33\n",
@@ -98,11 +98,7 @@ func TestImageVolumes(t *testing.T) {
 		"grep -c ' /data ' /proc/self/mountinfo":    "1\n",
 		"grep -c ' /covered ' /proc/self/mountinfo": "1\n",
 		"ls -A /data":                               "fifo\nfile\nout\nsub\n",
-	} {
-		if got := n.Exec(t, id, "sh", "-c", what); got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
+	})
 	n.Exec(t, id, "sh", "-c", "echo new >/data/new; echo x >/fresh/x")
 	other := p.Start(configured("other"))
 	if got := n.Exec(t, other, "ls", "-A", "/data", "/fresh"); strings.Contains(got, "new") || strings.Contains(got, "x") {
@@ -133,16 +129,12 @@ func TestMountedImage(t *testing.T) {
 	cfg := harness.Command("mounted", "sleep 1000")
 	cfg.Mounts = []*rt.Mount{mount("/whole", ""), mount("/part", "data"), mount("/one", "data/file"), mount("/linked", "hop")}
 	id := p.Start(cfg)
-	for what, want := range map[string]string{
+	n.Says(t, id, map[string]string{
 		"cat /whole/data/file /part/file /one /linked/here": "from the image\nfrom the image\nfrom the image\nby link\n",
 		"ls /part":                             "fifo\nfile\nout\nsub\n",
 		"stat -c %u /part/file":                "33\n",
 		"touch /part/x 2>/dev/null || echo ro": "ro\n",
-	} {
-		if got := n.Exec(t, id, "sh", "-c", what); got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
+	})
 	if s := n.Status(t, id); len(s.Mounts) != 4 || s.Mounts[1].ImageSubPath != "data" || s.Mounts[0].Image.GetImage() != status.Image.Id {
 		t.Errorf("mounts in status: %v", s.Mounts)
 	}
@@ -173,18 +165,14 @@ func TestFurnishing(t *testing.T) {
 	cfg.Linux.SecurityContext.ReadonlyRootfs = true
 	cfg.Envs = []*rt.KeyValue{{Key: "HOME", Value: []byte("/tmp:0:0")}}
 	id := p.Start(cfg)
-	for what, want := range map[string]string{
+	n.Says(t, id, map[string]string{
 		"readlink /etc/mtab":                "/proc/mounts\n",
 		"tail -n 1 /etc/passwd":             "4711:x:4711:4712::/:/sbin/nologin\n",
 		"tail -n 1 /etc/group":              "4712:x:4712:\n",
 		"grep -c ^root: /etc/passwd":        "1\n",
 		"id -u -n":                          "4711\n",
 		"stat -c %a:%u:%g /etc/passwd /etc": "644:0:0\n755:0:0\n",
-	} {
-		if got := n.Exec(t, id, "sh", "-c", what); got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
+	})
 }
 
 // The stop signal is the request's, else the image's, and is told.

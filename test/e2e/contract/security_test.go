@@ -47,7 +47,7 @@ func TestUserNamespace(t *testing.T) {
 		{ContainerPath: "/part", Readonly: true, Image: &rt.ImageSpec{Image: image.Image.Id}, ImageSubPath: "data", UidMappings: maps, GidMappings: maps},
 	}
 	id := p.Start(c)
-	for what, want := range map[string]string{
+	n.Says(t, id, map[string]string{
 		"cat /proc/self/uid_map | tr -s ' '":                " 0 1000 65536\n",
 		"stat -c %u:%g / /etc /etc/mtab /etc/passwd":        "0:0\n0:0\n0:0\n0:0\n",
 		"stat -c %u:%g /mapped/f /bin/sh /etc/hosts":        "0:0\n0:0\n0:0\n",
@@ -56,11 +56,7 @@ func TestUserNamespace(t *testing.T) {
 		"echo z >/data/new && echo z >/dev/shm/z && echo w": "w\n",
 		"echo q >/etc/own && stat -c %u /etc/own":           "0\n",
 		"test -c /dev/null && echo n >/dev/null && echo d":  "d\n",
-	} {
-		if got := n.Exec(t, id, "sh", "-c", what); got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
+	})
 	if st, err := os.Stat(filepath.Join(dir, "new")); err != nil {
 		t.Error(err)
 	} else if owner(st) != 0 {
@@ -152,15 +148,11 @@ func TestMaskedPaths(t *testing.T) {
 	cfg.Linux.SecurityContext.MaskedPaths = []string{"/proc/timer_list", "/etc/ssl", "/not/there", "/proc/acpi"}
 	cfg.Linux.SecurityContext.ReadonlyPaths = []string{"/proc/sys", "/not/there/either"}
 	id := p.Start(cfg)
-	for what, want := range map[string]string{
+	n.Says(t, id, map[string]string{
 		"head -c 1 /proc/timer_list | wc -c":                           "0\n",
 		"echo 1 2>/dev/null >/proc/sys/net/ipv4/ip_forward || echo ro": "ro\n",
 		"head -c 1 /proc/sys/net/ipv4/ip_forward | wc -c":              "1\n",
-	} {
-		if got := n.Exec(t, id, "sh", "-c", what); got != want {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
+	})
 }
 
 // An image goes with all its names, by any of them, at once; a container goes on without it.

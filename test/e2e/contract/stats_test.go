@@ -310,12 +310,15 @@ func TestMetricsCost(t *testing.T) {
 		}
 	}
 	read() // opens the descriptors
-	const rounds = 50
-	before := cpuTime(t, pid)
-	for range rounds {
-		read()
+	const rounds = 20
+	each := time.Hour
+	for range 5 { // the best of some: what else the machine and the daemon do only adds
+		before := cpuTime(t, pid)
+		for range rounds {
+			read()
+		}
+		each = min(each, (cpuTime(t, pid)-before)/rounds)
 	}
-	each := (cpuTime(t, pid) - before) / rounds
 	t.Logf("%v of CPU for %d pods, gRPC and other work of the daemon included", each, pods)
 	// The budget is 20 ms for a hundred pods. A busy machine's CPU time counts for less work, so that twice as much passes.
 	if limit := 40 * time.Millisecond * pods / 100; each > limit {

@@ -174,6 +174,16 @@ func (n *Node) Exec(t *testing.T, id string, cmd ...string) string {
 	return string(out)
 }
 
+// Says runs shell commands in the container and compares what each prints.
+func (n *Node) Says(t *testing.T, id string, want map[string]string) {
+	t.Helper()
+	for what, w := range want {
+		if got := n.Exec(t, id, "sh", "-c", what); got != w {
+			t.Errorf("%s: %q, want %q", what, got, w)
+		}
+	}
+}
+
 // Log returns the contents of one stream of the container's log, joined.
 func (p *Pod) Log(name, stream string) string {
 	p.t.Helper()

@@ -26,7 +26,7 @@ func (c *Cluster) host() error {
 	if err := unix.Mount("berth-kube", c.Dir, "tmpfs", 0, "mode=755,size=4g"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", c.Dir, err)
 	}
-	for _, d := range []string{"root", "state", "certs.d", "cni", "bin", "kubelet", "pods", "plugins", "manifests", "pki"} {
+	for _, d := range []string{"root", "state", "certs.d", "cni", "bin", "kubelet", "pods", "plugins", "manifests", "pki", "procfs"} {
 		if err := os.Mkdir(filepath.Join(c.Dir, d), 0o755); err != nil {
 			return err
 		}
@@ -36,8 +36,13 @@ func (c *Cluster) host() error {
 	if err := unix.Mount("berth-log", "/var/log", "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}
+	// A pod in a user namespace may mount a procfs only where there is one that nothing covers (mount_namespaces(7)).
+	if err := unix.Mount("proc", filepath.Join(c.Dir, "procfs"), "proc", 0, ""); err != nil {
+		return err
+	}
 	for name, value := range tunables {
-		stand := filepath.Join(c.Dir, strings.ReplaceAll(name, "/", "."))
+		// Not below c.Dir: cAdvisor knows a tmpfs by any of its mount points, and nodefs and imagefs are to be one.
+		stand := filepath.Join("/var/log", strings.ReplaceAll(name, "/", "."))
 		if err := os.WriteFile(stand, []byte(value+"\n"), 0o644); err != nil {
 			return err
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 func main() {
@@ -121,7 +123,7 @@ func sched() map[string]any {
 	return out
 }
 
-type seen struct {
+type sight struct {
 	Args, Env, Groups []string
 	UID, GID, Pid     int
 	Cwd, Hostname     string
@@ -135,40 +137,27 @@ type seen struct {
 	Devices           map[string]string
 }
 
-func report() *seen {
-	s := &seen{Args: os.Args, Env: os.Environ(), UID: os.Getuid(), GID: os.Getgid(), Pid: os.Getpid(), Status: map[string]string{},
+func report() *sight {
+	s := &sight{Args: os.Args, Env: os.Environ(), UID: os.Getuid(), GID: os.Getgid(), Pid: os.Getpid(), Status: seen.Status(),
 		Mounts: map[string]string{}, Devices: map[string]string{}}
-	dir, _ := os.Open("/proc/self/fd")
-	names, _ := dir.Readdirnames(-1)
-	for _, n := range names {
-		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && n != strconv.Itoa(int(dir.Fd())) && !strings.Contains(to, "eventpoll") && !strings.Contains(to, "eventfd") && !strings.HasPrefix(to, "/sys/fs/cgroup/") { // the Go runtime's own
-			s.FDs = append(s.FDs, n+" "+to)
-		}
+	for n, to := range seen.Descriptors() {
+		s.FDs = append(s.FDs, n+" "+to)
 	}
-	dir.Close()
 	gids, _ := os.Getgroups()
 	for _, g := range gids {
 		s.Groups = append(s.Groups, strconv.Itoa(g))
 	}
 	s.Cwd, _ = os.Getwd()
 	s.Hostname, _ = os.Hostname()
-	for _, line := range lines("/proc/self/status") {
-		k, v, _ := strings.Cut(line, ":")
-		s.Status[k] = strings.TrimSpace(v)
-	}
-	for _, line := range lines("/proc/self/mountinfo") {
-		head, tail, _ := strings.Cut(line, " - ")
-		f := strings.Fields(head)
-		if len(f) > 5 {
-			s.Mounts[f[4]] = strings.Fields(tail)[0] + " " + f[5] + " " + strings.Join(f[6:], " ")
-		}
+	for _, m := range seen.Mounts() {
+		s.Mounts[m.At] = m.Type + " " + m.Options + " " + m.Tags
 	}
 	var l unix.Rlimit
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &l)
 	s.NoFile = [2]uint64{l.Cur, l.Max}
-	s.OOM = strings.Join(lines("/proc/self/oom_score_adj"), "")
+	s.OOM = strings.Join(seen.Lines("/proc/self/oom_score_adj"), "")
 	s.Umask = unix.Umask(0)
-	s.Cgroup = strings.Join(lines("/proc/self/cgroup"), "\n")
+	s.Cgroup = strings.Join(seen.Lines("/proc/self/cgroup"), "\n")
 	entries, _ := os.ReadDir("/dev")
 	for _, e := range entries {
 		var st unix.Stat_t
@@ -176,9 +165,4 @@ func report() *seen {
 		s.Devices[e.Name()] = fmt.Sprintf("%o %d:%d", st.Mode, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	}
 	return s
-}
-
-func lines(name string) []string {
-	b, _ := os.ReadFile(name)
-	return strings.Split(strings.TrimRight(string(b), "\n"), "\n")
 }

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 func bytePointer(b *byte) unsafe.Pointer { return unsafe.Pointer(b) }
@@ -94,13 +96,13 @@ func take(pid, canary string, tell func(string)) {
 		}
 	}
 	n, _ := strconv.Atoi(pid)
-	if comm := strings.Join(lines(base+"/comm"), ""); comm == "probe" || comm == "" {
+	if comm := strings.Join(seen.Lines(base+"/comm"), ""); comm == "probe" || comm == "" {
 		return // the container's own program by now
 	}
 	if unix.PtraceAttach(n) == nil {
 		// stopped now; one that has become the container's program meanwhile is fair game
 		unix.Wait4(n, nil, unix.WALL, nil)
-		if comm := strings.Join(lines(base+"/comm"), ""); comm != "probe" {
+		if comm := strings.Join(seen.Lines(base+"/comm"), ""); comm != "probe" {
 			tell("ptrace of " + comm)
 		}
 		unix.PtraceDetach(n)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 func main() {
@@ -84,37 +86,14 @@ func fill(mib string) {
 	fmt.Println("filled")
 }
 
-type seen struct {
-	Env, Groups  []string
-	UID, GID     int
-	Cwd          string
-	Status       map[string]string
-	FDs          []string
-	Mounts       map[string]string
-	Access       map[string]string
-	ProcIsProc   bool
-	InitExe      string
-	CgroupWrites []string
-}
+type reach seen.Reach
 
-func report(paths []string) *seen {
-	s := &seen{Env: os.Environ(), UID: os.Getuid(), GID: os.Getgid(), Status: map[string]string{}, Mounts: map[string]string{}, Access: map[string]string{}}
-	s.FDs = descriptors()
-	gids, _ := os.Getgroups()
-	for _, g := range gids {
-		s.Groups = append(s.Groups, strconv.Itoa(g))
+func report(paths []string) *reach {
+	s := &reach{Env: os.Environ(), UID: os.Getuid(), GID: os.Getgid(), Status: seen.Status(), FDs: seen.Descriptors(), Mounts: seen.Mounts(), Access: map[string]string{}}
+	for _, standard := range []string{"0", "1", "2"} {
+		delete(s.FDs, standard)
 	}
 	s.Cwd, _ = unix.Getwd()
-	for _, line := range lines("/proc/self/status") {
-		k, v, _ := strings.Cut(line, ":")
-		s.Status[k] = strings.TrimSpace(v)
-	}
-	for _, line := range lines("/proc/self/mountinfo") {
-		head, tail, _ := strings.Cut(line, " - ")
-		if f := strings.Fields(head); len(f) > 5 {
-			s.Mounts[f[4]] = strings.Fields(tail)[0] + " " + f[5]
-		}
-	}
 	s.accesses(paths)
 	s.InitExe, _ = os.Readlink("/proc/1/exe")
 	entries, _ := os.ReadDir("/sys/fs/cgroup")
@@ -129,7 +108,7 @@ func report(paths []string) *seen {
 }
 
 // accesses looks at the paths. What is called /proc is looked at once and held, as its name may lead elsewhere the next moment.
-func (s *seen) accesses(paths []string) {
+func (s *reach) accesses(paths []string) {
 	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY, 0)
 	here, _ := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err == nil {
@@ -147,25 +126,6 @@ func (s *seen) accesses(paths []string) {
 	}
 	unix.Close(proc)
 	unix.Close(here)
-}
-
-// descriptors are those above the standard streams that are not the Go runtime's own.
-func descriptors() []string {
-	var out []string
-	dir, err := os.Open("/proc/self/fd")
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
-	for _, n := range names {
-		to, err := os.Readlink("/proc/self/fd/" + n)
-		own := n == strconv.Itoa(int(dir.Fd())) || strings.Contains(to, "eventpoll") || strings.Contains(to, "eventfd") || strings.HasPrefix(to, "/sys/fs/cgroup/")
-		if err == nil && !own && n != "0" && n != "1" && n != "2" {
-			out = append(out, n+" "+to)
-		}
-	}
-	return out
 }
 
 // access tells whether a path can be read and opened for writing, what it is and on which file system. Nothing is
@@ -191,9 +151,4 @@ func access(p string) string {
 		return "absent"
 	}
 	return fmt.Sprintf("%s %o %d:%d", out, st.Mode&unix.S_IFMT, unix.Major(st.Rdev), unix.Minor(st.Rdev))
-}
-
-func lines(name string) []string {
-	b, _ := os.ReadFile(name)
-	return strings.Split(strings.TrimRight(string(b), "\n"), "\n")
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle/seen"
 )
 
 func main() {
@@ -24,7 +26,7 @@ func main() {
 	args := os.Args[2:]
 	switch os.Args[1] {
 	case "report":
-		json.NewEncoder(os.Stdout).Encode(see())
+		json.NewEncoder(os.Stdout).Encode(seen.Look())
 	case "exit":
 		n, _ := strconv.Atoi(args[0])
 		os.Exit(n)
