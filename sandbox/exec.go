@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -197,7 +199,7 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
-	res, back, err := mon.Run(ctx, s, files)
+	res, back, err := mon.Run(ctx, s, executed(c.pod.handler, &s, files, 4))
 	if err == nil && moved {
 		err = cgroup.AddTree(p.sub, res.Pid)
 	}
@@ -212,6 +214,17 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 		p.master = back[0]
 	}
 	return nil
+}
+
+// executed has the monitor execute the handler's program by descriptor where that can be had: the one after files, number n in the
+// child.
+func executed(h oci.Handler, s *wire.Spawn, files []*os.File, n int) []*os.File {
+	f := h.Program.Open()
+	if f == nil {
+		return files
+	}
+	s.Path = "/proc/self/fd/" + strconv.Itoa(n)
+	return append(slices.Clone(files), f)
 }
 
 // abort makes sure that an exec that was given up on does not come to life later: its runtime may still be at work.

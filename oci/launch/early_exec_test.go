@@ -262,3 +262,55 @@ func TestEarlyExecHome(t *testing.T) {
 		})
 	}
 }
+
+// mountOf is the id of the mount a file was opened on.
+func mountOf(t *testing.T, name string) string {
+	t.Helper()
+	f, err := os.OpenFile(name, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, _ := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	for line := range strings.Lines(string(info)) {
+		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			return strings.TrimSpace(id)
+		}
+	}
+	t.Fatalf("%s: %s", name, info)
+	return ""
+}
+
+// A runtime that is executed from a mount nobody can write to and that is attached nowhere has its init run from that one; else
+// each init runs from another, and none from the host's.
+func TestProgramOnce(t *testing.T) {
+	needEarly(t)
+	b := newBox(t, "sleep")
+	b.config()
+	fd, err := unix.OpenTree(unix.AT_FDCWD, runtimeBin(), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := os.NewFile(uintptr(fd), "tree")
+	defer tree.Close()
+	init := func(args ...string) string {
+		if r := b.command([]*os.File{tree}, args[0], append(args[1:], "--root", b.root, "create", "--bundle", b.bundle, "--pid-file", b.bundle+"/pid", b.id)...); r.code != 0 {
+			t.Fatal(r.err)
+		}
+		defer b.must("delete", "--force", b.id)
+		return mountOf(t, fmt.Sprintf("/proc/%d/exe", readPid(t, b.bundle+"/pid")))
+	}
+	theirs, host := mountOf(t, fmt.Sprintf("/proc/self/fd/%d", fd)), mountOf(t, runtimeBin())
+	if got := init("/proc/self/fd/3"); got == theirs || got == host {
+		t.Errorf("init runs from a mount that can be written to: %s of %s, %s", got, theirs, host)
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		t.Fatal(err)
+	}
+	if got := init("/proc/self/fd/3"); got != theirs {
+		t.Errorf("init runs from mount %s, want %s", got, theirs)
+	}
+	if got := init(runtimeBin()); got == theirs || got == host {
+		t.Errorf("init runs from mount %s", got)
+	}
+}

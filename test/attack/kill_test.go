@@ -41,7 +41,7 @@ func killer(args []string) int {
 	if out, err := exec.Command(argv[0], "--root", root, "delete", "--force", id).CombinedOutput(); err != nil {
 		v.Err = fmt.Sprintf("delete --force: %v: %s", err, out)
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience()); ; time.Sleep(5 * time.Millisecond) {
 		var ws unix.WaitStatus
 		for {
 			if pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WALL, nil); pid <= 0 || err != nil {

@@ -28,7 +28,7 @@ var (
 )
 
 // patience is for what happens in the background on a machine with much else to do.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {

@@ -35,7 +35,7 @@ golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/resctrl;
 oci/launch/hook, oci/launch/resctrl, oci/cgroup < oci/launch/state;
 github.com/opencontainers/runtime-spec, oci/cgroup, oci/launch/hook < oci/launch/plan;
 golang.org/x/sys < oci/launch/netdevice;
-oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/launch/netdevice, oci/cgroup < oci/launch;
+oci/launch/become, oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/launch/netdevice, oci/cgroup < oci/launch;
 oci, oci/launch, oci/launch/criu < cmd/berth-oci;
 oci/launch < oci;
 

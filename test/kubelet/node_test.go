@@ -171,7 +171,9 @@ volumes: [{name: v, emptyDir: {}}]`)
 }
 
 // What kubelet tells of pods' use (stats/summary) comes from the runtime alone.
-func TestSummary(t *testing.T) { pods(t, strings.Contains(os.Getenv("BERTH_KUBELET_GATES"), "PodAndContainerStatsFromCRI=true")) }
+func TestSummary(t *testing.T) {
+	pods(t, strings.Contains(os.Getenv("BERTH_KUBELET_GATES"), "PodAndContainerStatsFromCRI=true"))
+}
 
 // pods looks for one in kubelet's stats/summary.
 func pods(t *testing.T, network bool) {

@@ -256,6 +256,13 @@ func FileSystem(fd int) int64 {
 	return int64(st.Type)
 }
 
+// ReadOnly tells a file that can't be written by way of the mount it was opened on.
+func ReadOnly(fd int) bool {
+	var st unix.Statfs_t
+	_, e := call(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(&st)), 0, 0)
+	return e == 0 && st.Flags&unix.ST_RDONLY != 0
+}
+
 // Endless tells file systems whose regular files need not have an end, such as /proc/kmsg: the kernel's own.
 func Endless(kind int64) bool {
 	switch kind {

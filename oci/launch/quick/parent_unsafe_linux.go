@@ -2,13 +2,27 @@
 
 package quick
 
-import "unsafe"
+import (
+	"unsafe"
 
-// self opens this very program on a mount that is read-only and attached nowhere, as package launch does (exe.go).
+	"github.com/berth-runtime/berth/oci/launch/become"
+)
+
+// self opens this very program on a mount that is read-only and attached nowhere, as package launch does (exe.go): the one it has
+// been executed from, or a new one.
 func self() int {
 	var n name
 	if !n.add("/proc/self/exe") {
 		return -1
+	}
+	var link [2]byte
+	got := int(syscall6(sysReadlinkat, ^uintptr(99), n.ptr(), uintptr(unsafe.Pointer(&link)), uintptr(len(link)), 0, 0))
+	if got == 1 && link[0] == '/' {
+		fd := n.open(atCwd, oPath)
+		if fd >= 0 && become.ReadOnly(fd) {
+			return fd
+		}
+		call(sysClose, uintptr(fd), 0, 0)
 	}
 	const clone = 1 | oCloexec // OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC
 	fd := int(syscall6(sysOpenTree, ^uintptr(99), n.ptr(), clone, 0, 0, 0))
