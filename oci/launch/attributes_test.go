@@ -153,7 +153,7 @@ func TestMemoryPolicy(t *testing.T) {
 	b := newBox(t, "sleep")
 	b.spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "1000"}
 	b.config()
-	if r := b.oci("create", "--bundle", b.bundle, b.id); r.code == 0 || !strings.Contains(r.err, "memory policy") {
+	if r := b.oci("create", "--bundle", b.bundle, b.id); r.code == 0 || !strings.Contains(r.err, "linux.memoryPolicy") {
 		t.Errorf("a node that is not there: %d %q", r.code, r.err)
 	}
 }
