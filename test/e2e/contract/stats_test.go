@@ -97,6 +97,78 @@ func TestPodStats(t *testing.T) {
 	}
 }
 
+// Pressure is what the kernel says in the cgroups, of pods and of containers; swap is told where it is accounted.
+func TestPressure(t *testing.T) {
+	n := harness.Get(t)
+	n.Foreign(t)
+	if _, err := os.ReadFile("/proc/pressure/cpu"); err != nil {
+		t.Skipf("this kernel keeps no pressure: %v", err)
+	}
+	p := n.Run(t, harness.PodConfig("pressure", n.Dir))
+	id := busy(t, n, p)
+	dir := cgroupV2Of(t, pidOf(t, n, id))
+	total := func(dir, resource string) uint64 {
+		b, err := os.ReadFile(filepath.Join(dir, resource+".pressure"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sum uint64
+		for f := range strings.FieldsSeq(string(b)) { // of some and of full
+			if v, ok := strings.CutPrefix(f, "total="); ok {
+				us, _ := strconv.ParseUint(v, 10, 64)
+				sum += us * 1000
+			}
+		}
+		return sum
+	}
+	kinds := []string{"cpu", "memory", "io"}
+	read := func() (sums []uint64) {
+		for _, d := range []string{filepath.Dir(dir), dir} {
+			for _, k := range kinds {
+				sums = append(sums, total(d, k))
+			}
+		}
+		return sums
+	}
+	before := read()
+	s, err := n.Runtime.PodSandboxStats(t.Context(), p.ID)
+	if err != nil || len(s.Linux.Containers) != 1 {
+		t.Fatalf("%v, %v", s, err)
+	}
+	after, c := read(), s.Linux.Containers[0]
+	for i, psi := range []*rt.PsiStats{s.Linux.Cpu.Psi, s.Linux.Memory.Psi, s.Linux.Io.GetPsi(), c.Cpu.Psi, c.Memory.Psi, c.Io.GetPsi()} {
+		if psi == nil || psi.Some == nil || psi.Full == nil {
+			t.Errorf("no pressure of %s: %v", kinds[i%3], psi)
+		} else if got := psi.Some.Total + psi.Full.Total; got < before[i] || got > after[i] {
+			t.Errorf("pressure of %s is %d, the kernel says %d to %d", kinds[i%3], got, before[i], after[i])
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "memory.swap.current")); err == nil && c.Swap.GetSwapUsageBytes() == nil {
+		t.Errorf("swap %v", c.Swap)
+	}
+}
+
+// cgroupV2Of is the directory of a process's cgroup in the cgroup2 hierarchy, by itself or beside v1.
+func cgroupV2Of(t *testing.T, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, path, ok := strings.Cut(string(b), "0::")
+	if !ok {
+		t.Skip("this host has no cgroup2 hierarchy, and pressure is told there only")
+	}
+	path, _, _ = strings.Cut(path, "\n")
+	for _, top := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(top + path + "/cpu.pressure"); err == nil {
+			return top + path
+		}
+	}
+	t.Skip("pressure is off in this host's cgroups")
+	return ""
+}
+
 // Every metric is described, has a value and as many labels as described, and says what the container does.
 func TestMetrics(t *testing.T) {
 	n := harness.Get(t)
