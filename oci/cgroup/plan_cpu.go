@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"strconv"
 	"strings"
@@ -127,6 +128,11 @@ func (p *planner) cpuset(c *CPU) {
 }
 
 func (p *planner) blockIO(b *BlockIO) {
+	for _, d := range b.WeightDevice {
+		if d.Weight == nil && d.LeafWeight == nil {
+			p.fail(fs.ErrInvalid, "block I/O weightDevice of %d:%d without weight or leafWeight", d.Major, d.Minor)
+		}
+	}
 	if p.v2("io") && !p.v1("blkio") {
 		p.blockIOV2(b)
 		return

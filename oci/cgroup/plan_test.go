@@ -135,6 +135,7 @@ func TestPlanRefused(t *testing.T) {
 		{"unified without a controller", unified(nil), &Resources{Unified: map[string]string{"tasks": "1"}}, fs.ErrInvalid},
 		{"unified on v1", legacy(nil), &Resources{Unified: map[string]string{"memory.max": "1"}}, errors.ErrUnsupported},
 		{"realtime on v2", unified(nil), &Resources{CPU: &CPU{RealtimeRuntime: ptr[int64](1)}}, errors.ErrUnsupported},
+		{"weightDevice without weight", legacy(nil), &Resources{BlockIO: &BlockIO{WeightDevice: []WeightDevice{{Major: 8}}}}, fs.ErrInvalid},
 		{"page size", unified(nil), &Resources{HugepageLimits: []HugepageLimit{{"../x", 1}}}, fs.ErrInvalid},
 	} {
 		if _, err := c.k.plan(c.r); !errors.Is(err, c.want) {

@@ -63,6 +63,9 @@ func TestSchedulers(t *testing.T) {
 	}
 }
 
+// The main goroutine keeps the first thread for itself: it would not end with a goroutine that is locked to it.
+func init() { runtime.LockOSThread() }
+
 // deadline asks the kernel for a deadline task of our own: a thread that ends with the goroutine which is locked to it.
 func deadline(s *specs.Scheduler) error {
 	err := make(chan error)
@@ -150,7 +153,7 @@ func TestMemoryPolicy(t *testing.T) {
 	b := newBox(t, "sleep")
 	b.spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "1000"}
 	b.config()
-	if r := b.oci("create", "--bundle", b.bundle, b.id); r.code == 0 || !strings.Contains(r.err, "memory policy") {
+	if r := b.oci("create", "--bundle", b.bundle, b.id); r.code == 0 || !strings.Contains(r.err, "linux.memoryPolicy") {
 		t.Errorf("a node that is not there: %d %q", r.code, r.err)
 	}
 }

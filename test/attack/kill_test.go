@@ -209,9 +209,9 @@ func sweep(t *testing.T, command string) {
 		t.Fatalf("%d system calls seen", total)
 	}
 	const sample = 14
-	steps, missed := 0, 0
+	steps, kills, missed := 0, 0, 0
 	seen := map[string]int{}
-	// A run is not like the other: the whole goes on until there was nothing to kill three times.
+	// A run is not like the other: the whole goes on until there was nothing to kill three times in a row.
 	for n := 1; missed < 3 || !long(); n++ {
 		if !long() {
 			if steps == sample {
@@ -225,6 +225,7 @@ func sweep(t *testing.T, command string) {
 			missed++
 		} else {
 			seen[v.Killed]++
+			kills, missed = kills+1, 0
 		}
 		if len(v.Left) > 0 || v.Err != "" {
 			t.Errorf("%s killed at call %d of %d: left %v %s", v.Killed, n, total, v.Left, v.Err)
@@ -236,7 +237,7 @@ func sweep(t *testing.T, command string) {
 			return
 		}
 	}
-	t.Logf("%d system calls in a run by itself; %d runs with a kill each: %v", total, steps-missed, seen)
+	t.Logf("%d system calls in a run by itself; %d runs with a kill each: %v", total, kills, seen)
 }
 
 // hooks gives the container what create has besides: hooks on both sides, a filter that has to be compiled, a tmpfs that is

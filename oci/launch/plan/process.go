@@ -194,6 +194,9 @@ func scheduler(from *specs.Process, s *program.Schedule) error {
 		if c.Priority < 0 {
 			return invalid("process.scheduler.priority: negative")
 		}
+		if c.Nice < -20 || c.Nice > 19 { // the kernel would take the nearest it has
+			return invalid("process.scheduler.nice %d: not within -20 and 19", c.Nice)
+		}
 		s.Set, s.Policy, s.Nice, s.Priority = true, uint64(n), int64(c.Nice), uint64(c.Priority)
 		s.Runtime, s.Deadline, s.Period = c.Runtime, c.Deadline, c.Period
 	}

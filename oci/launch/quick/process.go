@@ -70,7 +70,7 @@ func (d *document) process() bool {
 			d.terminal = d.flag()
 		case "consoleSize":
 			d.once(1)
-			d.skip()
+			d.size()
 		case "user":
 			d.once(2)
 			d.user()
@@ -122,6 +122,25 @@ func (d *document) strings() span {
 		list.n++
 	}
 	return list
+}
+
+// size is that of a terminal, which there is none of here; it must be one all the same.
+func (d *document) size() {
+	seen := d.seen
+	d.seen = 0
+	d.take('{')
+	for n := 0; d.more(&n, '}'); {
+		switch d.key() {
+		case "height":
+			d.once(0)
+		case "width":
+			d.once(1)
+		default:
+			d.bad = true
+		}
+		d.number(maxID)
+	}
+	d.seen = seen
 }
 
 func (d *document) user() {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -184,4 +185,27 @@ func TestDaemonsDocuments(t *testing.T) {
 			t.Errorf("%s: %v", name, ok)
 		}
 	}
+}
+
+// FuzzHome: the image's file is read as strings.Split and strconv read it.
+func FuzzHome(f *testing.F) {
+	f.Add("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n", uint32(1000))
+	f.Add("evil:x:4294967296:0::/a:\nevil:x:-1:0::/b:\nevil:x:+0:0::/c:\nevil:x:00:0::/d", uint32(0))
+	f.Add(":::::\nx:x:7:::\x00:\nx:x:7:7::/e\r\n", uint32(7))
+	f.Fuzz(func(t *testing.T, text string, uid uint32) {
+		want, fine := "/", true
+		for _, line := range strings.Split(text, "\n") {
+			fields := strings.Split(line, ":")
+			if len(fields) < 6 || fields[5] == "" {
+				continue
+			}
+			if n, err := strconv.ParseUint(fields[2], 10, 32); err == nil && uint32(n) == uid {
+				want, fine = fields[5], !strings.ContainsRune(fields[5], 0)
+				break
+			}
+		}
+		if got, ok := quick.HomeOf(text, uid); ok != fine || ok && got != want {
+			t.Errorf("%q, %d: %q %v, want %q %v", text, uid, got, ok, want, fine)
+		}
+	})
 }
