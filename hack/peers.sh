@@ -50,7 +50,8 @@ peer_criu() { from_suite criu criu usr/sbin/criu; }
 # from_suite NAME PACKAGE FILE: a program and the libraries it needs out of a newer Debian suite, from the mirror this machine
 # uses already, without touching its packages: an apt configuration of its own, packages unpacked into a directory, and a
 # copy of the program that names the loader and the libraries there by absolute path (crun executes itself out of a memfd,
-# where neither a wrapper nor $ORIGIN would work).
+# where neither a wrapper nor $ORIGIN would work). Sid's and testing's indexes are valid for a week only, and a mirror may lag
+# behind by more; whose they are is checked all the same.
 from_suite() {
 	local name=$1 package=$2 program=$3 key="$SUITE $peers"
 	fresh "$peers/$name.stamp" "$key" && [ -x "$peers/$name" ] && return
@@ -67,6 +68,7 @@ from_suite() {
 		Dir::Etc::sourcelist "/dev/null";
 		Dir::Etc::sourceparts "$apt/sources";
 		APT::Sandbox::User "root";
+		Acquire::Check-Valid-Until "false";
 	END
 	if ! (
 		set -e
@@ -94,14 +96,16 @@ from_suite() {
 	echo "$key" >"$peers/$name.stamp"
 }
 
-# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1, so it is shown
-# none.
+# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1: in a mount
+# namespace of each command that hierarchy says it has none. The hierarchy itself stays, for crun makes its group there.
 peer_crun-1.8() {
 	need /usr/bin/crun:crun:"another OCI runtime to compare with"
+	rm -f "$peers/crun-1.8"
 	cat >"$peers/crun-1.8" <<-'END'
 		#!/bin/sh
-		if [ -n "$(cat /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null)" ]; then
-			exec unshare --mount --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec /usr/bin/crun "$@"' crun "$@"
+		f=/sys/fs/cgroup/unified/cgroup.controllers
+		if [ -n "$(cat $f 2>/dev/null)" ]; then
+			exec unshare --mount --propagation slave sh -c "mount --bind /dev/null $f"' && exec /usr/bin/crun "$@"' crun "$@"
 		fi
 		exec /usr/bin/crun "$@"
 	END

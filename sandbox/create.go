@@ -146,7 +146,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err := k.wrap(&s); err != nil {
 		return err
 	}
-	res, _, err := mon.Run(ctx, s, nil)
+	res, _, err := mon.Run(ctx, s, executed(c.pod.handler, &s, nil, 3+len(s.Held)))
 	if err != nil {
 		return fmt.Errorf("%s create: %w", c.pod.handler.Name, oci.Spoken(err))
 	}

@@ -64,6 +64,12 @@ func Open(cgroupsPath string) (*Group, error) {
 // systemd driver the path has the form "slice:prefix:name" and names the scope
 // prefix-name.scope; such a scope must be entered before Settle is called.
 func Create(cgroupsPath string, driver Driver) (*Group, error) {
+	return CreateFor(cgroupsPath, driver, nil)
+}
+
+// CreateFor is Create for a group that will get these limits: some systemd wants to know when the scope starts. They are not in
+// force before Set.
+func CreateFor(cgroupsPath string, driver Driver, r *Resources) (*Group, error) {
 	g, err := newGroup(cgroupsPath)
 	if err != nil {
 		return nil, err
@@ -72,7 +78,7 @@ func Create(cgroupsPath string, driver Driver) (*Group, error) {
 		return nil, fmt.Errorf("cgroup %s: path does not fit driver %s: %w", cgroupsPath, driver, fs.ErrInvalid)
 	}
 	if g.unit != "" {
-		if err := startScope(g, cgroupsPath); err != nil {
+		if err := startScope(g, cgroupsPath, r); err != nil {
 			return nil, fmt.Errorf("cgroup %s: %w", g.path, err)
 		}
 	}
@@ -160,6 +166,23 @@ func Directories(g *Group) []string {
 		}
 	}
 	return list
+}
+
+// Freezer is the directory whose state says whether the group is frozen, and which of the hierarchies is cgroup2's; "" where there
+// is none.
+func Freezer(g *Group) (freezer, unified string) {
+	if g == nil {
+		return "", ""
+	}
+	if d := g.freezer(); d != nil {
+		freezer = d.path
+	}
+	for _, d := range g.dirs {
+		if d.v2 {
+			unified = d.path
+		}
+	}
+	return freezer, unified
 }
 
 // OOMFile is a file with a line "oom_kill N" counting tasks that the OOM

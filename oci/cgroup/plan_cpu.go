@@ -26,7 +26,7 @@ func Weight(shares uint64) uint64 {
 
 func (p *planner) cpu(c *CPU) {
 	v2 := p.v2("cpu")
-	idle := c.Idle != nil && *c.Idle != 0
+	idle := idleCPU(c)
 	if c.Idle != nil {
 		// SCHED_IDLE groups, Linux 5.15; older kernels can only do without.
 		p.writes = append(p.writes, write{controller: "cpu", file: "cpu.idle",

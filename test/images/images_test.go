@@ -70,7 +70,12 @@ func TestEveryNameIsWhole(t *testing.T) {
 
 func read(t *testing.T, s *store, d v1.Descriptor) []byte {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(s.dir, d.Digest.Encoded()))
+	f, err := s.open(d.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,5 +109,37 @@ func TestRegistry(t *testing.T) {
 		if r.StatusCode != want {
 			t.Errorf("%s: %d, want %d", path, r.StatusCode, want)
 		}
+	}
+}
+
+// A set that was added is served beside ours.
+func TestAdd(t *testing.T) {
+	s, dir := builtSet(t), t.TempDir()
+	layer := filepath.Join(dir, "layer.tar")
+	list := filepath.Join(dir, "list.json")
+	archive, err := pack([]file{text("/name", "added\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]string{layer: string(archive), list: `[{"refs": ["registry.k8s.io/added:1"], "layers": ["` + layer + `"], "config": {"User": "7"}}]`} {
+		if err := os.WriteFile(name, []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := add(filepath.Join(dir, "set"), list); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.join(filepath.Join(dir, "set")); err != nil {
+		t.Fatal(err)
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(read(t, s, s.Refs["registry.k8s.io/added:1"]), &m); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, s, m.Layers[0]); string(got) != string(archive) {
+		t.Errorf("%d bytes of layer, put in %d", len(got), len(archive))
+	}
+	if cfg := string(read(t, s, m.Config)); !strings.Contains(cfg, `"User":"7"`) || !strings.Contains(cfg, digest.FromBytes(archive).String()) {
+		t.Errorf("config: %s", cfg)
 	}
 }

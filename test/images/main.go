@@ -5,6 +5,8 @@
 //	images list                         print every reference
 //	images digest NAME:TAG              print the digest a reference stands for
 //	images serve --addr HOST:PORT       be a registry; prints the address it listens on, then serves
+//	images add --dir DIR FILE           make another set in DIR: FILE lists images as {"refs","layers","config"} of archives
+//	images serve --also DIR             serve that one too
 //	images mirrors --dir DIR --addr A   write DIR/<registry>/hosts.toml so that a runtime asks A instead
 //
 // The set is what critest v1.36.0 pulls, plus busybox and nginx under their docker.io names.
@@ -33,18 +35,22 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: images build|list|digest|serve|mirrors")
+		return fmt.Errorf("usage: images build|list|digest|add|serve|mirrors")
 	}
 	fs := flag.NewFlagSet("images "+args[0], flag.ExitOnError)
 	cache := fs.String("cache", cacheDir(), "where built images are kept")
 	addr := fs.String("addr", "127.0.0.1:0", "address of the registry; port 0 takes a free one")
 	dir := fs.String("dir", "", "certs.d style directory to write or, with serve, to write as well")
+	also := fs.String("also", "", "with serve: another set's directory")
 	addrFile := fs.String("addr-file", "", "with serve: write the address here as well")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
-	if args[0] == "mirrors" {
+	switch args[0] {
+	case "mirrors":
 		return writeMirrors(*dir, *addr)
+	case "add":
+		return add(*dir, fs.Arg(0))
 	}
 	s, err := open(*cache)
 	if err != nil {
@@ -67,6 +73,11 @@ func run(args []string) error {
 		fmt.Println(d.Digest)
 		return nil
 	case "serve":
+		if *also != "" {
+			if err := s.join(*also); err != nil {
+				return err
+			}
+		}
 		return serve(s, *addr, *dir, *addrFile)
 	}
 	return fmt.Errorf("unknown command %s", args[0])

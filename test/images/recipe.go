@@ -83,7 +83,7 @@ func recipes(p parts) []image {
 		{refs: []string{e2e + "busybox:1.29-2", "docker.io/library/busybox:latest", "docker.io/library/busybox:1.35"}, wrap: ociIndex,
 			layers: [][]file{base, litter, sweep}, config: shell},
 		// Port 80, pid in /var/run/nginx.pid, process titles.
-		{refs: []string{e2e + "nginx:1.14-2", "docker.io/library/nginx:latest", "docker.io/library/nginx:1.22"}, wrap: dockerList,
+		{refs: []string{e2e + "nginx:1.14-2", e2e + "nginx:1.15-4", "docker.io/library/nginx:latest", "docker.io/library/nginx:1.22"}, wrap: dockerList,
 			layers: [][]file{base, p.nginxFiles("80")}, config: nginxConfig(path, "80")},
 		{refs: []string{staging + "hostnet-nginx-" + p.arch + ":latest"}, wrap: ociZstd,
 			layers: [][]file{base, p.nginxFiles("12003")}, config: nginxConfig(path, "12003")},
@@ -92,10 +92,10 @@ func recipes(p parts) []image {
 			layers: [][]file{base, append(dirs("/www"), text("/www/index.html", "<html><body><h1>It works!</h1></body></html>\n"))},
 			config: v1.ImageConfig{Env: path, Cmd: []string{"sh", "-c", "echo httpd: serving /www; exec httpd -f -vv -p 80 -h /www"}}},
 		// A set-user-ID program of root's that prints its effective user.
-		{refs: []string{e2e + "nonewprivs:1.3"}, wrap: dockerPlain,
+		{refs: []string{e2e + "nonewprivs:1.3", e2e + "nonewprivs:1.4"}, wrap: dockerPlain,
 			layers: [][]file{base, {{name: "/nnp", mode: 0o4755, data: p.nonewprivs}}},
 			config: v1.ImageConfig{Env: path, Entrypoint: []string{"/nnp"}}},
-		{refs: []string{"registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9"}, wrap: dockerPlain,
+		{refs: []string{"registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.10.2", "k8s.gcr.io/pause:3.9"}, wrap: dockerPlain,
 			layers: [][]file{{{name: "/pause", mode: 0o755, data: p.pause}}},
 			config: v1.ImageConfig{Env: path, Entrypoint: []string{"/pause"}, User: "65535:65535"}},
 		// The user belongs to the second group by the image's /etc/group alone.

@@ -21,9 +21,10 @@ import (
 //go:embed *.go payload/*
 var sources embed.FS
 
-// store is a built set: blobs by digest in dir, and what each name stands for.
+// store is a built set: blobs by digest in dir, and what each name stands for. Also is another set's directory.
 type store struct {
 	dir  string
+	also string
 	Refs map[string]v1.Descriptor
 }
 
@@ -126,7 +127,7 @@ func (s *store) blob(w http.ResponseWriter, r *http.Request, ref, mediaType, cod
 		refuse(w, http.StatusNotFound, code, ref)
 		return
 	}
-	f, err := os.Open(filepath.Join(s.dir, d.Encoded()))
+	f, err := s.open(d)
 	if err != nil {
 		refuse(w, http.StatusNotFound, code, ref)
 		return

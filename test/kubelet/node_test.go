@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,15 +172,86 @@ volumes: [{name: v, emptyDir: {}}]`)
 
 // What kubelet tells of pods' use (stats/summary) comes from the runtime alone.
 func TestSummary(t *testing.T) {
+	pods(t, strings.Contains(os.Getenv("BERTH_KUBELET_GATES"), "PodAndContainerStatsFromCRI=true"))
+}
+
+// pods looks for one in kubelet's stats/summary.
+func pods(t *testing.T, network bool) {
 	b := open(t)
 	b.pod("busy", "terminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: \""+busybox+"\", command: [sh, -c, \"head -c 5000000 /dev/zero > /file; while :; do :; done\"]}]")
 	b.ready("busy")
 	b.eventually("summary", func(ctx context.Context) error {
 		var s summary
-		raw, err := b.Client.CoreV1().RESTClient().Get().Resource("nodes").Name(cluster.NodeName).SubResource("proxy", "stats", "summary").DoRaw(ctx)
+		raw, err := b.proxied(ctx, "stats", "summary")
 		if err != nil {
 			return err
 		}
-		return s.check(raw, b.ns)
+		return s.check(raw, b.ns, network)
 	})
+}
+
+// proxied is a page of kubelet's.
+func (b bench) proxied(ctx context.Context, path ...string) ([]byte, error) {
+	return b.Client.CoreV1().RESTClient().Get().Resource("nodes").Name(cluster.NodeName).SubResource(append([]string{"proxy"}, path...)...).DoRaw(ctx)
+}
+
+// With these gates kubelet waits for the runtime's events in place of asking every second, takes all numbers from it,
+// and has lists streamed.
+func TestGates(t *testing.T) {
+	b := open(t)
+	seen := len(b.read("berth.log"))
+	restore, err := b.Reconfigure(strings.NewReplacer("enableServer: true", "enableServer: true\nfeatureGates: {EventedPLEG: true, PodAndContainerStatsFromCRI: true, CRIListStreaming: true}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := restore(); err != nil {
+			t.Error(err)
+		}
+		if err := b.Ready(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("deployment", deployment)
+	t.Run("summary", func(t *testing.T) { pods(t, true) })
+	// A container that ends is told by an event; kubelet looks by itself only every five minutes.
+	b.pod("brief", "restartPolicy: Never\ncontainers: [{name: c, image: \""+busybox+"\", command: [sh, -c, \"sleep 2; exit 4\"]}]")
+	if s := status(b.done("brief"), "c").State.Terminated; s == nil || s.ExitCode != 4 {
+		t.Errorf("brief: %+v", s)
+	}
+	raw, err := b.proxied(t.Context(), "metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"kubelet_evented_pleg_connection_success_count 1", "kubelet_evented_pleg_connection_error_count 0"} {
+		if !strings.Contains(string(raw), "\n"+line+"\n") {
+			t.Errorf("kubelet's metrics lack %q", line)
+		}
+	}
+	b.pod("steady", "terminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: \""+busybox+"\", command: [sleep, \"3600\"]}]")
+	b.ready("steady")
+	family := regexp.MustCompile(`(?m)^container_memory_working_set_bytes{[^}]*container="c",[^}]*namespace="` + b.ns + `",pod="steady"`)
+	b.eventually("metrics/cadvisor", func(ctx context.Context) error {
+		raw, err := b.proxied(ctx, "metrics", "cadvisor")
+		if err == nil && !family.Match(raw) {
+			err = fmt.Errorf("nothing of the pod's memory in %d bytes", len(raw))
+		}
+		return err
+	})
+	log := b.read("berth.log")[seen:]
+	for _, call := range []string{"StreamPodSandboxes", "StreamContainers", "StreamImages", "StreamPodSandboxStats", "StreamPodSandboxMetrics"} {
+		if !strings.Contains(log, "msg="+call+" ") {
+			t.Errorf("no %s was asked for", call)
+		}
+	}
+}
+
+// read is a file of the cluster's.
+func (b bench) read(name string) string {
+	b.Helper()
+	raw, err := os.ReadFile(filepath.Join(b.Dir, name))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return string(raw)
 }

@@ -3,8 +3,6 @@ package kubelet
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"strings"
 )
 
 // summary is what is looked at of kubelet's stats/summary.
@@ -25,8 +23,10 @@ type summary struct {
 
 type usage struct{ UsageNanoCores, UsageCoreNanoSeconds, WorkingSetBytes uint64 }
 
-// check finds the one pod of the namespace, which burns a processor and has written 5 MB.
-func (s *summary) check(raw []byte, namespace string) error {
+// check finds the one pod of the namespace, which burns a processor and has written 5 MB. Without the gate
+// PodAndContainerStatsFromCRI kubelet takes a pod's network from cAdvisor, which looks into the pause containers of the
+// runtimes it knows (pkg/kubelet/stats/cri_stats_provider.go): there is none then.
+func (s *summary) check(raw []byte, namespace string, network bool) error {
 	if err := json.Unmarshal(raw, s); err != nil {
 		return err
 	}
@@ -34,10 +34,7 @@ func (s *summary) check(raw []byte, namespace string) error {
 		if p.PodRef.Namespace != namespace {
 			continue
 		}
-		// Without the gate kubelet takes a pod's network from cAdvisor, which looks into the pause containers of the
-		// runtimes it knows (pkg/kubelet/stats/cri_stats_provider.go).
-		fromCRI := strings.Contains(os.Getenv("BERTH_KUBELET_GATES"), "PodAndContainerStatsFromCRI=true")
-		if len(p.Containers) != 1 || fromCRI && p.Network.RxBytes == nil || p.CPU.UsageCoreNanoSeconds == 0 || p.Memory.WorkingSetBytes == 0 {
+		if len(p.Containers) != 1 || network && p.Network.RxBytes == nil || p.CPU.UsageCoreNanoSeconds == 0 || p.Memory.WorkingSetBytes == 0 {
 			return fmt.Errorf("pod: %+v", p)
 		}
 		if c := p.Containers[0]; c.CPU.UsageNanoCores < 50e6 || c.Memory.WorkingSetBytes == 0 || c.Rootfs.UsedBytes < 5000000 {

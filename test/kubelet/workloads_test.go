@@ -42,6 +42,11 @@ func get(ctx context.Context, url string) (string, error) {
 
 func TestDeployment(t *testing.T) {
 	t.Parallel()
+	deployment(t)
+}
+
+// deployment rolls one out, updates it, and takes it back.
+func deployment(t *testing.T) {
 	b := open(t)
 	b.create(`
 apiVersion: apps/v1

@@ -73,7 +73,7 @@ func Main(m *testing.M) int {
 	switch {
 	case os.Geteuid() != 0:
 		reason = "needs root: a node makes namespaces, mounts and cgroups"
-	case !exists(c.tool("kube/kubelet")):
+	case !exists(c.Tool("kube/kubelet")):
 		reason = "needs Kubernetes' programs: hack/kubelet.sh builds them"
 	}
 	if reason != "" {
@@ -123,8 +123,8 @@ func project() (string, error) {
 	return top, err
 }
 
-// tool is a file that hack/ scripts have built.
-func (c *Cluster) tool(name string) string {
+// Tool is a file that hack/ scripts have built.
+func (c *Cluster) Tool(name string) string {
 	cache := os.Getenv("BERTH_CACHE")
 	if cache == "" {
 		cache = filepath.Join(c.top, ".cache")

@@ -27,7 +27,7 @@ const (
 	services  = "10.96.0.0/16"
 )
 
-func (c *Cluster) kube(name string) string { return c.tool("kube/" + name) }
+func (c *Cluster) kube(name string) string { return c.Tool("kube/" + name) }
 
 func (c *Cluster) pki(name string) string { return filepath.Join(c.Dir, "pki", name) }
 

@@ -21,8 +21,11 @@ func (c *Cluster) Endpoint() string { return "unix://" + filepath.Join(c.Dir, "s
 // registry serves the test images; the runtime finds it as a mirror of the registries they come from.
 func (c *Cluster) registry() error {
 	at := filepath.Join(c.Dir, "registry")
-	if err := c.launch("registry", c.tool("bin/images"), "serve", "--cache", c.tool("images"),
-		"--dir", filepath.Join(c.Dir, "certs.d"), "--addr-file", at); err != nil {
+	args := []string{"serve", "--cache", c.Tool("images"), "--dir", filepath.Join(c.Dir, "certs.d"), "--addr-file", at}
+	if more := c.Tool("kube/images"); exists(more) {
+		args = append(args, "--also", more)
+	}
+	if err := c.launch("registry", c.Tool("bin/images"), args...); err != nil {
 		return err
 	}
 	return Poll(context.Background(), time.Minute, func(context.Context) error { _, err := os.Stat(at); return err })
@@ -34,9 +37,9 @@ func (c *Cluster) runtime() error {
 	if err := os.WriteFile(config, []byte(os.Getenv("BERTH_KUBELET_CONFIG")), 0o644); err != nil {
 		return err
 	}
-	if err := c.launch("berth", filepath.Join(c.top, "bin/berth"), "serve", "--config", config, "--root", filepath.Join(c.Dir, "root"),
+	if err := c.launch("berth", filepath.Join(c.top, "bin/berth"), "serve", "--config", config, "--log-level", "debug", "--root", filepath.Join(c.Dir, "root"),
 		"--state", filepath.Join(c.Dir, "state"), "--listen", c.Endpoint(), "--cni-conf-dir", filepath.Join(c.Dir, "cni"),
-		"--cni-bin-dir", c.tool("cni"), "--registry-config", filepath.Join(c.Dir, "certs.d"), "--builtin-network"); err != nil {
+		"--cni-bin-dir", c.Tool("cni"), "--registry-config", filepath.Join(c.Dir, "certs.d"), "--builtin-network"); err != nil {
 		return err
 	}
 	ctx := context.Background()
