@@ -70,7 +70,11 @@ berth_up() {
 	ENDPOINT=unix://$WORK/state/berth.sock
 	if [ "${NETWORK:-builtin}" = builtin ]; then net=(--builtin-network); else reference_network; fi
 	: >"$WORK/config.toml" # the machine's own does not count
-	for h in ${HANDLERS:-}; do printf '[handlers.%s]\npath = "%s"\n' "$h" "$CACHE/peers/$h" >>"$WORK/config.toml"; done
+	for h in ${HANDLERS:-}; do
+		printf '[handlers.%s]\npath = "%s"\n' "$h" "$CACHE/peers/$h" >>"$WORK/config.toml"
+		# As docs/handlers.md says.
+		[ "$h" != runsc ] || printf 'args = ["--platform=systrap", "--network=host", "--oci-seccomp", "--allow-suid"]\n' >>"$WORK/config.toml"
+	done
 	case " ${HANDLERS:-} " in *" crun "*) no_unified_controllers ;; esac
 	"$ROOT/bin/berth" serve --config "$WORK/config.toml" --root "$WORK/root" --state "$WORK/state" --listen "$ENDPOINT" \
 		--cni-conf-dir "$WORK/cni" --cni-bin-dir "$CACHE/cni" --registry-config "$WORK/certs.d" "${net[@]}" \

@@ -2,11 +2,11 @@
 # Runs the validation programs of github.com/opencontainers/runtime-tools on berth-oci, and ends with
 # "N passed, N failed, N skipped". What is skipped is listed in test/ocitest/expected.txt with its reason.
 #
-#   hack/ocitest.sh [--peer runc|crun|crun-1.8]... [--only REGEXP] [--jobs N] [--released] [--out DIR]
+#   hack/ocitest.sh [--peer runc|crun|crun-1.8]... [--only REGEXP] [--jobs N] [--released | --correct] [--out DIR]
 #
-# --peer runs another runtime beside it: one more column, and what it passes berth-oci must pass. --released leaves the
-# suite's seccomp profile of 2018 alone, in which runc can't start (test/ocitest says more). --out keeps what
-# the programs said.
+# --peer runs another runtime beside it: one more column, and what all of them pass berth-oci must pass. --released leaves the
+# suite's seccomp profile of 2018 alone, in which runc can't start (test/ocitest says more). --correct takes tmpfs's options off
+# bind mounts. --out keeps what the programs said.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 args=() peers=() runtimes=("berth-oci=$ROOT/bin/berth-oci") out=$CACHE/ocitest
@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	--peer) peers+=("$2") runtimes+=("$2=$CACHE/peers/$2"); shift ;;
 	--only | --jobs) args+=("$1" "$2"); shift ;;
-	--released) args+=("$1") ;;
+	--released | --correct) args+=("$1") ;;
 	--out) out=$2; shift ;;
 	*) die "unknown argument $1" ;;
 	esac

@@ -2,13 +2,15 @@
 # Builds or fetches the runtimes that tests and benchmarks compare with into .cache/peers: containerd with its shim and
 # ctr, runc, and crun. They validate the tests: what fails there is the test's fault. criu is what checkpoints need.
 #
-#   hack/peers.sh [containerd|runc|crun|crun-1.8|crun-new|criu]...     the first three without arguments
+#   hack/peers.sh [containerd|runc|crun|runsc|crun-1.8|crun-new|criu]...     the first three without arguments
 #
+# runsc is gVisor's, from its branch for Go modules (its main branch needs Bazel): ten minutes on two cores, so only by request.
 # crun-1.8 is Debian 12's, crun-new the newest in Debian, which hack/bench.sh oci compares with.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 CONTAINERD=v2.4.2
 RUNC=v1.5.2
+RUNSC=v0.0.0-20260701204157-69c2d17aea96 # of the branch "go"
 SUITE=trixie # Debian 12's crun refuses hybrid cgroups and newer ociVersions
 peers=$CACHE/peers
 mkdir -p "$peers"
@@ -31,6 +33,14 @@ peer_runc() {
 	echo "$key" >"$peers/runc.stamp"
 }
 
+peer_runsc() {
+	local key="$RUNSC $(go version)"
+	fresh "$peers/runsc.stamp" "$key" && return
+	say "building gVisor's runsc $RUNSC (once)"
+	GOBIN=$peers GOFLAGS=-trimpath CGO_ENABLED=0 nice go install -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=$RUNSC" gvisor.dev/gvisor/runsc@$RUNSC
+	echo "$key" >"$peers/runsc.stamp"
+}
+
 peer_crun() { from_suite crun crun usr/bin/crun; }
 peer_crun-new() { SUITE=sid from_suite crun-new crun usr/bin/crun; }
 
@@ -40,7 +50,8 @@ peer_criu() { from_suite criu criu usr/sbin/criu; }
 # from_suite NAME PACKAGE FILE: a program and the libraries it needs out of a newer Debian suite, from the mirror this machine
 # uses already, without touching its packages: an apt configuration of its own, packages unpacked into a directory, and a
 # copy of the program that names the loader and the libraries there by absolute path (crun executes itself out of a memfd,
-# where neither a wrapper nor $ORIGIN would work).
+# where neither a wrapper nor $ORIGIN would work). Sid's and testing's indexes are valid for a week only, and a mirror may lag
+# behind by more; whose they are is checked all the same.
 from_suite() {
 	local name=$1 package=$2 program=$3 key="$SUITE $peers"
 	fresh "$peers/$name.stamp" "$key" && [ -x "$peers/$name" ] && return
@@ -57,6 +68,7 @@ from_suite() {
 		Dir::Etc::sourcelist "/dev/null";
 		Dir::Etc::sourceparts "$apt/sources";
 		APT::Sandbox::User "root";
+		Acquire::Check-Valid-Until "false";
 	END
 	if ! (
 		set -e
@@ -84,14 +96,16 @@ from_suite() {
 	echo "$key" >"$peers/$name.stamp"
 }
 
-# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1, so it is shown
-# none.
+# The crun of Debian 12, which refuses a host that has controllers on a cgroup2 beside those of cgroup v1: in a mount
+# namespace of each command that hierarchy says it has none. The hierarchy itself stays, for crun makes its group there.
 peer_crun-1.8() {
 	need /usr/bin/crun:crun:"another OCI runtime to compare with"
+	rm -f "$peers/crun-1.8"
 	cat >"$peers/crun-1.8" <<-'END'
 		#!/bin/sh
-		if [ -n "$(cat /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null)" ]; then
-			exec unshare --mount --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec /usr/bin/crun "$@"' crun "$@"
+		f=/sys/fs/cgroup/unified/cgroup.controllers
+		if [ -n "$(cat $f 2>/dev/null)" ]; then
+			exec unshare --mount --propagation slave sh -c "mount --bind /dev/null $f"' && exec /usr/bin/crun "$@"' crun "$@"
 		fi
 		exec /usr/bin/crun "$@"
 	END

@@ -55,6 +55,8 @@ packages() {
 		curl:curl:"fetches host ports in the demo" \
 		ipcmk:util-linux:"called by critest" \
 		newuidmap:uidmap:"maps subordinate ids for containers without root" \
+		apparmor_parser:apparmor:"compiles the default profile, which needs no kernel with AppArmor" \
+		cpio:cpio:"reads the virtual nodes' initramfs" \
 		ps:procps:"called by berth-oci ps" \
 		dpkg-deb:dpkg:"unpacks the packages test images are made of"
 }

@@ -302,6 +302,11 @@ func TestShared(t *testing.T) {
 	r.image("a:1", map[string]any{"User": "1"}, common, tarOf(reg("a", "a")))
 	r.image("b:1", map[string]any{"User": "2"}, common, tarOf(reg("b", "b")))
 	blob := "/blobs/" + digest.FromBytes(gz(common)).String()
+	var leaving sync.WaitGroup
+	leaving.Add(2)
+	left := make(chan struct{})
+	// ends when the two that leave have left.
+	go func() { leaving.Wait(); close(left) }()
 	all := func(more time.Duration) { // waits until everybody has come, and a little
 		for end := time.Now().Add(time.Minute); r.count("HEAD ") < 20 && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond)
@@ -310,7 +315,11 @@ func TestShared(t *testing.T) {
 	}
 	r.before = func(w http.ResponseWriter, q *http.Request) bool {
 		if strings.Contains(q.URL.Path, blob) {
-			all(800 * time.Millisecond)
+			all(0)
+			select {
+			case <-left:
+			case <-time.After(time.Minute):
+			}
 		}
 		return false
 	}
@@ -321,11 +330,14 @@ func TestShared(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			if i < 2 { // the first to come leave; their work is others' by then
-				go func() { all(400 * time.Millisecond); cancel() }()
+				go func() { all(2 * time.Second); cancel() }()
 			} else {
 				time.Sleep(50 * time.Millisecond)
 			}
 			_, err := s.Pull(ctx, image.PullRequest{Ref: r.host() + "/" + []string{"a", "b"}[i%2] + ":1"})
+			if i < 2 {
+				leaving.Done()
+			}
 			if i >= 2 && err != nil || i < 2 && !errors.Is(err, context.Canceled) {
 				t.Errorf("pull %d: %v", i, err)
 			}

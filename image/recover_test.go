@@ -183,8 +183,11 @@ func TestImplied(t *testing.T) {
 		t.Fatalf("layers %q", img.Layers)
 	}
 	fd, err := overlay.Mount(img.Layers)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("needs a kernel whose overlays take their layers one by one: ", err)
+	}
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer unix.Close(fd)
 	for name, want := range map[string][2]uint32{".": {0o711, 3}, "tmp": {0o1777, 0}, "home": {0o755, 0}, "home/u": {0o700, 1000}, "plain": {0o755, 0}, "gone": {0o755, 0}, "hid": {0o755, 0}} {

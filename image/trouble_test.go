@@ -53,7 +53,7 @@ func TestDeadline(t *testing.T) {
 		start := time.Now()
 		_, err := s.Pull(ctx, image.PullRequest{Ref: r.host() + "/a:1"})
 		cancel()
-		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took > 30*time.Second {
+		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took > time.Minute {
 			t.Errorf("hanging at %q: %v after %s", h, err, took)
 		}
 	}
@@ -85,7 +85,7 @@ func TestStall(t *testing.T) {
 	s := open(t, func(o *image.Options) { o.ProgressTimeout = 300 * time.Millisecond })
 	start := time.Now()
 	err := pullErr(t, s, r.host()+"/a:1")
-	if took := time.Since(start); !errors.Is(err, image.ErrRegistryUnavailable) || !strings.HasPrefix(err.Error(), "RegistryUnavailable") || took > 30*time.Second {
+	if took := time.Since(start); !errors.Is(err, image.ErrRegistryUnavailable) || !strings.HasPrefix(err.Error(), "RegistryUnavailable") || took > time.Minute {
 		t.Errorf("%v after %s", err, took)
 	}
 }

@@ -191,12 +191,15 @@ func TestBridgeGarbage(t *testing.T) {
 
 // TestBridgeMends has someone flush the rule set and take the bridge's address.
 func TestBridgeMends(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft(8), Debian package nftables")
+	}
 	w := newWire(t, 11, "10.211.0.0/24", "")
 	a := newNS(t)
 	w.add("a", a, port(9400, 80, "tcp", ""))
 	serve(t, a, "a", 80)
-	if err := exec.Command("nft", "delete", "table", "inet", w.bridge).Run(); err != nil {
-		t.Skip("needs nft:", err)
+	if out, err := exec.Command("nft", "delete", "table", "inet", w.bridge).CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
 	}
 	expectNone(t, "", "tcp", "127.0.0.1:9400")
 	if _, err := w.run("CHECK", "a", a, mappings(port(9400, 80, "tcp", ""))); err == nil {

@@ -43,7 +43,13 @@ func TestBridgeConnects(t *testing.T) {
 	}
 	expectAnswer(t, "", "tcp", "127.0.0.1:8081", "a")
 	expectNone(t, "", "tcp", "10.201.0.1:8081")
-	if _, _, err := ask(t, "", "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
+	var err error
+	for range 5 { // a busy machine may be slower than the patience of one call
+		if _, _, err = ask(t, "", "tcp", "[::1]:8080"); errors.Is(err, syscall.ECONNREFUSED) {
+			break
+		}
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("[::1]: %v, want it refused at once", err)
 	}
 	if _, err := w.run("CHECK", "a", a, mappings(ports...)); err != nil {
@@ -84,9 +90,9 @@ func unchanged(t testing.TB, before string) {
 
 func waitFor(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Errorf("not so after 30 s: %s", what)
+			t.Errorf("not so after a minute: %s", what)
 			return
 		}
 	}
@@ -192,16 +198,20 @@ func TestBridgeUDPMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	who := func() string {
+	call, buf := 0, make([]byte, 100)
+	who := func() string { // answers the call: one before may have been answered late
+		call++
 		_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
-		_, _ = c.Write([]byte("x"))
-		buf := make([]byte, 100)
-		n, err := c.Read(buf)
-		if err != nil {
-			return ""
+		_, _ = fmt.Fprint(c, call)
+		for {
+			n, err := c.Read(buf)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return ""
+			}
+			if words := strings.Fields(string(buf[:n])); len(words) == 3 && words[2] == fmt.Sprint(call) {
+				return words[0]
+			}
 		}
-		name, _, _ := strings.Cut(string(buf[:n]), " ")
-		return name
 	}
 	waitFor(t, "answer of a", func() bool { return who() == "a" })
 	w.del("a", a, p)

@@ -98,6 +98,16 @@ func (r *rig) commands() string {
 	return strings.Join(out, ", ")
 }
 
+// when calls f once a file holds a line. It ends then, or with the context.
+func when(ctx context.Context, file string, f func()) {
+	for ; ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		if b, _ := os.ReadFile(file); strings.HasSuffix(string(b), "\n") {
+			f()
+			return
+		}
+	}
+}
+
 // stdin is what the last call of a plugin with a command was told.
 func (r *rig) stdin(plugin, command string) string {
 	r.t.Helper()
@@ -259,12 +269,11 @@ func TestAttachFailures(t *testing.T) {
 			r := newRig(t)
 			r.plugin("one", c.body)
 			r.conflist("10-a.conflist", "1.0.0", `{"type":"one"}`)
-			patience := time.Minute
-			if name == "too much" {
-				patience = 2 * time.Second // it never ends
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
+			if name == "too much" {
+				go when(ctx, r.log+".txt", func() { time.AfterFunc(time.Second, cancel) }) // it never ends
+			}
 			_, err := r.m.Attach(ctx, pod())
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "attach network net: ") {
 				t.Errorf("error %v, want one that contains %q", err, c.want)
@@ -299,15 +308,7 @@ func TestHangingPluginIsKilledWithItsChildren(t *testing.T) {
 	r.conflist("10-a.conflist", "1.0.0", `{"type":"one"}`)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	// ends when the plugin has its child, or with the test.
-	go func() {
-		for ctx.Err() == nil {
-			if b, _ := os.ReadFile(r.log + ".pid"); strings.HasSuffix(string(b), "\n") {
-				cancel()
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	}()
+	go when(ctx, r.log+".pid", cancel) // the plugin has its child
 	if _, err := r.m.Attach(ctx, pod()); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}

@@ -113,7 +113,7 @@ func (w *wire) leases() []string {
 	return names
 }
 
-// serve answers in a namespace with the caller's address, and a name, over TCP and UDP.
+// serve answers in a namespace with a name, the caller's address and, over UDP, what the caller said.
 func serve(t testing.TB, netns, name string, port int) {
 	t.Helper()
 	inNS(t, netns, func() error {
@@ -141,11 +141,11 @@ func serve(t testing.TB, netns, name string, port int) {
 		go func() {
 			b := make([]byte, 1500)
 			for {
-				_, from, err := u.ReadFrom(b)
+				n, from, err := u.ReadFrom(b)
 				if err != nil {
 					return
 				}
-				_, _ = u.WriteTo(fmt.Appendf(nil, "%s %s", name, from), from)
+				_, _ = u.WriteTo(fmt.Appendf(nil, "%s %s %s", name, from, b[:n]), from)
 			}
 		}()
 		return nil
@@ -177,14 +177,14 @@ func ask(t testing.TB, netns, network, addr string) (name string, from netip.Add
 	if err != nil {
 		return "", netip.Addr{}, err
 	}
-	name, rest, _ := strings.Cut(string(answer), " ")
-	ap, err := netip.ParseAddrPort(rest)
-	return name, ap.Addr().Unmap(), err
+	words := strings.Fields(string(answer) + " ? ?")
+	ap, err := netip.ParseAddrPort(words[1])
+	return words[0], ap.Addr().Unmap(), err
 }
 
 func expectAnswer(t testing.TB, netns, network, addr, name string) netip.Addr {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		got, from, err := ask(t, netns, network, addr)
 		if err == nil && got == name {
 			return from

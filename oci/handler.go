@@ -41,6 +41,7 @@ type Handler struct {
 	Native        bool     // it is berth-oci: its state directory is ours to read
 	SystemdCgroup bool     // cgroupsPath is slice:prefix:name
 	Args          []string // more global arguments
+	Program       *Program // the program to execute in place of Path where it can be had; nil: Path
 
 	// NoHostDevices keeps the host's devices out of privileged containers.
 	NoHostDevices bool

@@ -122,6 +122,10 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 		return err
 	}
 	spec.Annotations = c.pod.handler.AnnotationsFor(c.pod.cfg.GetAnnotations(), c.cfg.GetAnnotations())
+	if !c.pod.handler.Native && !c.pod.cfg.hostNetwork() {
+		// The pod's UTS namespace says it already, but not to a runtime with a kernel of its own (gVisor).
+		spec.Hostname = c.pod.cfg.hostname(c.m.host.Compile.Hostname)
+	}
 	if err := cdi.Apply(spec, c.m.opt.CDIDirs, k.cdi); err != nil {
 		return err
 	}
@@ -142,7 +146,7 @@ func (k *creation) run(ctx context.Context, op *operation.Operation) error {
 	if err := k.wrap(&s); err != nil {
 		return err
 	}
-	res, _, err := mon.Run(ctx, s, nil)
+	res, _, err := mon.Run(ctx, s, executed(c.pod.handler, &s, nil, 3+len(s.Held)))
 	if err != nil {
 		return fmt.Errorf("%s create: %w", c.pod.handler.Name, oci.Spoken(err))
 	}

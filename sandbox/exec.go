@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -197,7 +199,7 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	}
 	s.Argv = c.pod.handler.ExecArgv(x)
 	p.exit = c.pod.sup.await(p.id)
-	res, back, err := mon.Run(ctx, s, files)
+	res, back, err := mon.Run(ctx, s, executed(c.pod.handler, &s, files, 4))
 	if err == nil && moved {
 		err = cgroup.AddTree(p.sub, res.Pid)
 	}
@@ -214,6 +216,17 @@ func (p *process) start(ctx context.Context, mon *monitor.Monitor, tty bool, fil
 	return nil
 }
 
+// executed has the monitor execute the handler's program by descriptor where that can be had: the one after files, number n in the
+// child.
+func executed(h oci.Handler, s *wire.Spawn, files []*os.File, n int) []*os.File {
+	f := h.Program.Open()
+	if f == nil {
+		return files
+	}
+	s.Path = "/proc/self/fd/" + strconv.Itoa(n)
+	return append(slices.Clone(files), f)
+}
+
 // abort makes sure that an exec that was given up on does not come to life later: its runtime may still be at work.
 func (p *process) abort(ctx context.Context, mon *monitor.Monitor) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
@@ -222,7 +235,7 @@ func (p *process) abort(ctx context.Context, mon *monitor.Monitor) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, monitor.ErrGone) {
 		err = nil
 	}
-	if err = errors.Join(err, p.sub.Kill(ctx)); err != nil {
+	if err = errors.Join(err, cgroup.Destroy(ctx, p.sub)); err != nil {
 		p.c.m.opt.Log.Warn("exec not ended", "exec", p.id, "err", err)
 	}
 }

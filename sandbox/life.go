@@ -369,8 +369,8 @@ func (f footprint) giveBackNow(ctx context.Context) error {
 		return fmt.Errorf("%s delete: %w", c.pod.handler.Name, err)
 	}
 	if g != nil {
-		if err := g.Remove(ctx); err != nil {
-			return fmt.Errorf("remove cgroup: %w", err)
+		if err := cgroup.Destroy(ctx, g); err != nil {
+			return err // names the cgroup
 		}
 		g.Close()
 	}

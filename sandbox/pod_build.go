@@ -211,10 +211,11 @@ func (b building) makeCgroup() error {
 	if p.m.opt.SystemdCgroup {
 		return nil
 	}
-	// Another pod's removal may take the empty directory above from under our hands.
+	// Another pod's removal may take an empty directory from under our hands: one that is not there (ENOENT), or whose files
+	// have no directory any more (ENODEV).
 	var err error
-	for range 3 {
-		if _, err = cgroup.Create(p.rec.Parent, p.m.driver()); !errors.Is(err, fs.ErrNotExist) {
+	for range 10 {
+		if _, err = cgroup.Create(p.rec.Parent, p.m.driver()); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			break
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci/launch"
 	"github.com/berth-runtime/berth/oci/launch/nofile"
+	"github.com/berth-runtime/berth/oci/launch/quick"
 )
 
 // words collects a flag given several times.
@@ -67,6 +69,9 @@ func (a *app) exec(ctx context.Context, args []string) (int, error) {
 	rest, err := parse(f, args, 1)
 	if err != nil {
 		return 255, err
+	}
+	if text := quick.Said(); text != "" { // the process was begun before the Go runtime was
+		return 255, errors.New("exec failed: " + text)
 	}
 	code := 0
 	err = a.with(rest[0], func(c *launch.Container) error {

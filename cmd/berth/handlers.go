@@ -161,7 +161,7 @@ func (h handler) print(w io.Writer) {
 // handlers are the runtimes; the native one comes first, which makes it the default.
 func (c *config) handlers(systemd bool) []oci.Handler {
 	root := func(name string) string { return filepath.Join(c.State, "oci", name) }
-	out := []oci.Handler{{Name: native, Path: c.OCIBin, Root: root(native), Native: true, SystemdCgroup: systemd}}
+	out := []oci.Handler{{Name: native, Path: c.OCIBin, Root: root(native), Native: true, SystemdCgroup: systemd, Program: oci.NewProgram(c.OCIBin)}}
 	for _, h := range c.Handlers {
 		one := oci.Handler{
 			Name: h.Name, Path: h.Path, Args: h.Args, Root: h.Root, SystemdCgroup: systemd,

@@ -78,7 +78,7 @@ func (c *config) options() []option {
 		{"cdi_spec_dirs", "DIRS", "descriptions of CDI devices; of two that name one device the one in the later directory counts", &c.CDISpecDirs, absolutes},
 		{"registry_config", "DIR", "registry hosts and mirrors, HOST/hosts.toml for each", &c.RegistryConfig, absolute},
 		{"pinned_images", "GLOBS", "images that are reported as pinned, so that kubelet keeps them; globs over full names, separated by commas", &c.PinnedImages, globs},
-		{"log_level", "LEVEL", "debug, info, warn or error; debug includes requests that only read", &c.LogLevel, oneOf("debug", "info", "warn", "error")},
+		{"log_level", "LEVEL", "debug, info, warn or error; debug has a line for each request, info leaves out reads and ExecSync that succeed", &c.LogLevel, oneOf("debug", "info", "warn", "error")},
 		{"stream_address", "ADDR", "address and port of exec, attach and port-forward; one that is not loopback needs stream_tls", &c.Stream.Address, streamAddress},
 		{"stream_tls", "", "encrypt exec, attach and port-forward", &c.Stream.TLS, nil},
 		{"stream_cert", "FILE", "certificate for that, PEM, read again when it changes; by default one is made", &c.Stream.Cert, optional(absolute)},

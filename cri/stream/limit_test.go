@@ -33,7 +33,7 @@ func TestSlowLoris(t *testing.T) {
 	for name, c := range map[string]struct {
 		timeout time.Duration
 		gone    int
-	}{"pushed out": {time.Hour, 600 - 256}, "timed out": {time.Second, 600}} {
+	}{"pushed out": {time.Hour, 600 - 256}, "timed out": {5 * time.Second, 600}} {
 		t.Run(name, func(t *testing.T) { slowLoris(t, c.timeout, c.gone) })
 	}
 }
@@ -145,9 +145,14 @@ func TestIdle(t *testing.T) {
 			t.Errorf("%s: an idle session goes on", name)
 		}
 	}
-	r := protocols()["v5"](t, url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"drip"}, Stdout: true}), want{})
-	if r.stdout.String() != "......" || !r.succeeded() {
-		t.Errorf("output alone: %q, %s", r.stdout.String(), r.status)
+	for try := range 5 { // a busy machine may let the output rest for longer once
+		r := protocols()["v5"](t, url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"drip"}, Stdout: true}), want{})
+		if r.stdout.String() == "............" && r.succeeded() {
+			break
+		}
+		if try == 4 {
+			t.Errorf("output alone: %q, %s", r.stdout.String(), r.status)
+		}
 	}
 }
 

@@ -57,8 +57,8 @@ func (f fake) Exec(ctx context.Context, id string, req sandbox.ExecRequest) (int
 		f.ended <- "hang"
 		return 0, ctx.Err()
 	case "drip": // for longer than a session may be idle
-		for range 6 {
-			time.Sleep(700 * time.Millisecond)
+		for range 12 {
+			time.Sleep(250 * time.Millisecond)
 			io.WriteString(req.Stdout, ".")
 		}
 		return 0, ctx.Err()

@@ -205,7 +205,7 @@ func TestBombs(t *testing.T) {
 			if !errors.Is(err, unix.EFBIG) || !strings.Contains(err.Error(), "file too large") {
 				t.Errorf("error is %v", err)
 			}
-			if took := time.Since(start); took > 20*time.Second {
+			if took := time.Since(start); took > time.Minute {
 				t.Errorf("took %s", took)
 			}
 		})

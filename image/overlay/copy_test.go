@@ -65,10 +65,7 @@ func TestCopyIsTheMergedTree(t *testing.T) {
 	must(t, err)
 	to := t.TempDir()
 	must(t, overlay.Copy(t.Context(), dirs, to, plenty))
-	fd, err := overlay.Mount(dirs)
-	if err != nil {
-		t.Skip(err)
-	}
+	fd := mount(t, dirs)
 	merged := os.NewFile(uintptr(fd), "")
 	defer merged.Close()
 	if want, got := describe(t, fmt.Sprintf("/proc/self/fd/%d/.", fd)), describe(t, to); got != want {

@@ -107,11 +107,7 @@ func TestSparse(t *testing.T) {
 func TestMountLeavesNothing(t *testing.T) {
 	needRoot(t)
 	stack := []string{build(t, "a"), build(t, "b")}
-	fd, err := overlay.Mount(stack)
-	if errors.Is(err, errors.ErrUnsupported) {
-		t.Skip(err)
-	}
-	must(t, err)
+	fd := mount(t, stack)
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err, unix.Close(fd))
 	if strings.Contains(string(table), stack[0]) {
@@ -233,15 +229,24 @@ func TestSub(t *testing.T) {
 	}
 }
 
+// mount makes an overlay of a stack, where the kernel can.
+func mount(t *testing.T, stack []string) int {
+	t.Helper()
+	needRoot(t)
+	fd, err := overlay.Mount(stack)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("needs a kernel whose overlays take their layers one by one: ", err)
+	}
+	must(t, err)
+	return fd
+}
+
 // listing asks the kernel what is in a stack.
 func listing(t *testing.T, dirs []string) []string {
 	t.Helper()
 	from := dirs[0]
 	if len(dirs) > 1 {
-		fd, err := overlay.Mount(dirs)
-		if err != nil {
-			t.Skip(err)
-		}
+		fd := mount(t, dirs)
 		f := os.NewFile(uintptr(fd), "")
 		defer f.Close()
 		from = "/proc/self/fd/" + strconv.Itoa(fd)

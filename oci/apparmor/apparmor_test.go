@@ -19,7 +19,7 @@ const name = "berth-test"
 func TestProfileCompiles(t *testing.T) {
 	parser, err := exec.LookPath("apparmor_parser")
 	if err != nil {
-		t.Skip("apparmor_parser is not installed")
+		t.Skip("needs apparmor_parser(8), Debian package apparmor")
 	}
 	cmd := exec.Command(parser, "--skip-kernel-load", "--skip-cache", "--quiet")
 	cmd.Stdin = strings.NewReader(apparmor.Profile(name))
@@ -36,7 +36,7 @@ func TestLoad(t *testing.T) {
 	for range 2 {
 		if err := apparmor.Load(context.Background(), name); err != nil {
 			if errors.Is(err, errors.ErrUnsupported) {
-				t.Skip(err)
+				t.Skip("needs apparmor_parser(8), Debian package apparmor: ", err)
 			}
 			t.Fatal(err)
 		}

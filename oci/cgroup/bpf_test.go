@@ -2,7 +2,7 @@ package cgroup
 
 import (
 	"context"
-	"fmt"
+	"crypto/rand"
 	"os"
 	"os/exec"
 	"syscall"
@@ -23,17 +23,17 @@ func TestDeviceProgram(t *testing.T) {
 	if err != nil || l.tree(unifiedName) == nil {
 		t.Skip("needs a cgroup2 mount")
 	}
-	dir := fmt.Sprintf("%s/berth-test-bpf-%d", l.tree(unifiedName).dir, os.Getpid())
+	dir := l.tree(unifiedName).dir + "/berth-test-" + rand.Text()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		err := removeTree(ctx, dir)
+		err := removeTree(ctx, dir, time.Now().Add(patience))
 		for err != nil && ctx.Err() == nil { // a dead process stays in its group for a moment
 			time.Sleep(10 * time.Millisecond)
-			err = removeTree(ctx, dir)
+			err = removeTree(ctx, dir, time.Now().Add(patience))
 		}
 		if err != nil {
 			t.Error(err)

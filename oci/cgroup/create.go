@@ -118,20 +118,41 @@ func hasField(file, want string) bool {
 	return contains(strings.Fields(string(b)), want)
 }
 
+// patience is how long Remove waits for processes to leave a directory: a
+// killed one does so only when it has been given a processor to end on.
+const patience = 4 * time.Second
+
 // Remove removes the group's directories with everything below them, and its
 // systemd unit. What is already gone counts as removed. A directory that is
-// still busy is tried again for about four seconds or until ctx ends: a killed
-// process leaves its group only when it has been given a processor to end on.
-func (g *Group) Remove(ctx context.Context) error {
+// still busy is tried again for some seconds or until ctx ends.
+func (g *Group) Remove(ctx context.Context) error { return remove(ctx, g, patience) }
+
+// Destroy removes a group with whoever is in it, as often as somebody comes:
+// a runtime program that lost its parent may be about to put a process there.
+// It returns nil when there is no such group, or why not when ctx ends.
+func Destroy(ctx context.Context, g *Group) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, patience) {
+		if err := g.Kill(ctx); err != nil {
+			return err
+		}
+		err := remove(ctx, g, wait)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+	}
+}
+
+func remove(ctx context.Context, g *Group, patience time.Duration) error {
 	g.Close()
 	g.Settle()
 	if err := stopScope(g, ctx); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", g.path, err)
 	}
 	var errs []error
+	until := time.Now().Add(patience)
 	for i := len(g.dirs) - 1; i >= 0; i-- {
 		if d := g.dirs[i]; d.own {
-			errs = append(errs, removeTree(ctx, d.path))
+			errs = append(errs, removeTree(ctx, d.path, until))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -140,8 +161,8 @@ func (g *Group) Remove(ctx context.Context) error {
 	return nil
 }
 
-func removeTree(ctx context.Context, p string) error {
-	for wait := time.Millisecond; ; wait *= 2 {
+func removeTree(ctx context.Context, p string, until time.Time) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 256*time.Millisecond) {
 		err := unix.Rmdir(p)
 		if err == nil || err == unix.ENOENT {
 			return nil
@@ -150,14 +171,14 @@ func removeTree(ctx context.Context, p string) error {
 			return &fs.PathError{Op: "rmdir", Path: p, Err: err}
 		}
 		for _, c := range children(p) {
-			if err := removeTree(ctx, c); err != nil {
+			if err := removeTree(ctx, c, until); err != nil {
 				return err
 			}
 		}
 		if unix.Rmdir(p) == nil {
 			return nil
 		}
-		if wait > 2048*time.Millisecond {
+		if time.Now().After(until) {
 			return &fs.PathError{Op: "rmdir", Path: p, Err: unix.EBUSY}
 		}
 		if err := sleep(ctx, wait); err != nil {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/cgroup/systemd"
 )
 
 // Devices replaces the group's device rules. The rules apply in order, as on
@@ -198,6 +200,34 @@ func (p policy) v1() []write {
 	return writes
 }
 
+// properties are the same rules for systemd, which on v1 writes the group's devices anew whenever it is told anything of the
+// unit, and allows all of them where it has no rules (systemd.resource-control(5); what it takes is that of version 240).
+func (p policy) properties() ([]systemd.Property, error) {
+	if p.allow {
+		if len(p.exceptions) > 0 {
+			return nil, fmt.Errorf("all devices but some: systemd has no property for that: %w", errors.ErrUnsupported)
+		}
+		return []systemd.Property{{Name: "DeviceAllow", Value: [][2]string{}}, {Name: "DevicePolicy", Value: "auto"}}, nil
+	}
+	list := make([][2]string, 0, len(p.exceptions))
+	for _, e := range p.exceptions {
+		kind, node := pick(e.kind == typeBlock, "block", "char"), ""
+		switch {
+		case e.major == anyNumber && e.minor == anyNumber:
+			node = kind + "-*"
+		case e.minor == anyNumber:
+			node = fmt.Sprintf("%s-%d", kind, e.major)
+		case e.major == anyNumber:
+			return nil, fmt.Errorf("device rule %s: systemd has no property for that: %w", e, errors.ErrUnsupported)
+		default:
+			node = fmt.Sprintf("/dev/%s/%d:%d", kind, e.major, e.minor)
+		}
+		list = append(list, [2]string{node, e.perms()})
+	}
+	// The empty list forgets what was there; a list is added to it.
+	return []systemd.Property{{Name: "DeviceAllow", Value: [][2]string{}}, {Name: "DevicePolicy", Value: "strict"}, {Name: "DeviceAllow", Value: list}}, nil
+}
+
 // String is the exception as v1 reads it ("c 1:3 rwm").
 func (e exception) String() string {
 	num := func(n int32) string {
@@ -206,8 +236,12 @@ func (e exception) String() string {
 		}
 		return strconv.Itoa(int(n))
 	}
+	return pick(e.kind == typeBlock, "b ", "c ") + num(e.major) + ":" + num(e.minor) + " " + e.perms()
+}
+
+// perms is the access as both write it ("rwm").
+func (e exception) perms() string {
 	var b strings.Builder
-	b.WriteString(pick(e.kind == typeBlock, "b ", "c ") + num(e.major) + ":" + num(e.minor) + " ")
 	for _, a := range []struct {
 		bit  int32
 		name byte

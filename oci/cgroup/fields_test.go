@@ -1,9 +1,9 @@
 package cgroup
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -44,7 +44,7 @@ func TestResourceFiles(t *testing.T) {
 	}
 	for _, want := range []string{"cpu.idle=0", "cpu.shares=512", "cpu.rt_period_us=4", "cpu.rt_runtime_us=3", "cpu.cfs_period_us=5000", "cpu.cfs_quota_us=1000",
 		"cpu.cfs_burst_us=10", "cpuset.cpus=0", "cpuset.mems=0", "memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=150",
-		"memory.soft_limit_in_bytes=50", "memory.kmem.tcp.limit_in_bytes=8", "memory.use_hierarchy=1", "memory.oom_control=1", "memory.swappiness=9",
+		"memory.soft_limit_in_bytes=50", "memory.kmem.limit_in_bytes=7", "memory.kmem.tcp.limit_in_bytes=8", "memory.use_hierarchy=1", "memory.oom_control=1", "memory.swappiness=9",
 		"pids.max=5", "blkio.weight=20", "blkio.leaf_weight=21", "blkio.weight_device=1:2 22", "blkio.leaf_weight_device=1:2 23",
 		"blkio.throttle.read_bps_device=1:2 31", "blkio.throttle.write_bps_device=1:2 32", "blkio.throttle.read_iops_device=1:2 33",
 		"blkio.throttle.write_iops_device=1:2 34", "hugetlb.2MB.limit_in_bytes=64", "hugetlb.2MB.rsvd.limit_in_bytes=64", "net_cls.classid=65",
@@ -93,14 +93,16 @@ func unset(t *testing.T, path string, v reflect.Value) {
 func TestUnsupportedV2(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`{"memory":{"swappiness":10}}`:                                                       "swappiness",
-		`{"memory":{"disableOOMKiller":true}}`:                                               "OOM killer",
-		`{"memory":{"kernelTCP":10}}`:                                                        "kernel TCP",
-		`{"cpu":{"realtimeRuntime":10}}`:                                                     "realtime",
-		`{"cpu":{"realtimePeriod":10}}`:                                                      "realtime",
-		`{"blockIO":{"leafWeight":10}}`:                                                      "leaf weight",
-		`{"blockIO":{"weightDevice":[{"major":8,"minor":1,"leafWeight":10}]}}`:               "leaf weight of 8:1",
-		`{"memory":{"swappiness":18446744073709551615,"disableOOMKiller":false,"kernel":1}}`: "",
+		`{"memory":{"swappiness":10}}`:                                         "swappiness",
+		`{"memory":{"disableOOMKiller":true}}`:                                 "OOM killer",
+		`{"memory":{"kernelTCP":10}}`:                                          "kernel TCP",
+		`{"memory":{"kernel":10}}`:                                             "kernel memory",
+		`{"memory":{"useHierarchy":false}}`:                                    "without hierarchy",
+		`{"cpu":{"realtimeRuntime":10}}`:                                       "realtime",
+		`{"cpu":{"realtimePeriod":10}}`:                                        "realtime",
+		`{"blockIO":{"leafWeight":10}}`:                                        "leaf weight",
+		`{"blockIO":{"weightDevice":[{"major":8,"minor":1,"leafWeight":10}]}}`: "leaf weight of 8:1",
+		`{"memory":{"swappiness":18446744073709551615,"disableOOMKiller":false,"kernel":-1,"kernelTCP":-1,"useHierarchy":true}}`: "",
 	} {
 		_, err := unified(nil).plan(document(t, text))
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, errors.ErrUnsupported)) {
@@ -124,7 +126,7 @@ func TestDelegate(t *testing.T) {
 	if err != nil || l.tree(unifiedName) == nil {
 		t.Skip("needs a cgroup2 mount")
 	}
-	dir := fmt.Sprintf("%s/berth-test-delegate-%d", l.tree(unifiedName).dir, os.Getpid())
+	dir := l.tree(unifiedName).dir + "/berth-test-" + rand.Text()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -63,6 +64,12 @@ func Open(cgroupsPath string) (*Group, error) {
 // systemd driver the path has the form "slice:prefix:name" and names the scope
 // prefix-name.scope; such a scope must be entered before Settle is called.
 func Create(cgroupsPath string, driver Driver) (*Group, error) {
+	return CreateFor(cgroupsPath, driver, nil)
+}
+
+// CreateFor is Create for a group that will get these limits: some systemd wants to know when the scope starts. They are not in
+// force before Set.
+func CreateFor(cgroupsPath string, driver Driver, r *Resources) (*Group, error) {
 	g, err := newGroup(cgroupsPath)
 	if err != nil {
 		return nil, err
@@ -71,7 +78,7 @@ func Create(cgroupsPath string, driver Driver) (*Group, error) {
 		return nil, fmt.Errorf("cgroup %s: path does not fit driver %s: %w", cgroupsPath, driver, fs.ErrInvalid)
 	}
 	if g.unit != "" {
-		if err := startScope(g, cgroupsPath); err != nil {
+		if err := startScope(g, cgroupsPath, r); err != nil {
 			return nil, fmt.Errorf("cgroup %s: %w", g.path, err)
 		}
 	}
@@ -161,6 +168,23 @@ func Directories(g *Group) []string {
 	return list
 }
 
+// Freezer is the directory whose state says whether the group is frozen, and which of the hierarchies is cgroup2's; "" where there
+// is none.
+func Freezer(g *Group) (freezer, unified string) {
+	if g == nil {
+		return "", ""
+	}
+	if d := g.freezer(); d != nil {
+		freezer = d.path
+	}
+	for _, d := range g.dirs {
+		if d.v2 {
+			unified = d.path
+		}
+	}
+	return freezer, unified
+}
+
 // OOMFile is a file with a line "oom_kill N" counting tasks that the OOM
 // killer took from the group or below (v1 memory.oom_control, Linux 4.13; v2
 // memory.events), "" when the host has no memory controller.
@@ -189,20 +213,36 @@ func (g *Group) dir(controller string) *dir {
 // Sub makes a group for some processes of g, an exec for example, so that they
 // can be killed by themselves: a child in cgroup2 and, on v1, in the freezer
 // hierarchy only ("--cgroup freezer:NAME"); in the other v1 hierarchies its
-// processes are in g and share its limits. It is idempotent.
+// processes are in g and share its limits. A hierarchy in which g is not, for a
+// foreign runtime may leave cgroup2 beside v1 alone (gVisor's does), is left out;
+// fs.ErrNotExist if g is in none of the two. It is idempotent.
 func (g *Group) Sub(name string) (*Group, error) {
 	s, err := subGroup(g, name)
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range s.dirs {
+	made := 0
+	var missing error
+	for i := 0; i < len(s.dirs); i++ {
+		d := s.dirs[i]
 		if !d.own {
 			continue
 		}
-		if err := os.Mkdir(d.path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(d.path, 0o755)
+		switch {
+		case err == nil || errors.Is(err, fs.ErrExist):
+			made++
+		case errors.Is(err, fs.ErrNotExist):
+			missing = err
+			s.dirs = slices.Delete(s.dirs, i, i+1)
+			i--
+		default:
 			s.Remove(context.Background())
 			return nil, fmt.Errorf("cgroup %s: %w", s.path, err)
 		}
+	}
+	if made == 0 && missing != nil {
+		return nil, fmt.Errorf("cgroup %s: %w", s.path, missing)
 	}
 	return s, nil
 }

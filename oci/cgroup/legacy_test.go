@@ -2,8 +2,8 @@ package cgroup
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -28,7 +28,7 @@ func TestKillWithoutUnified(t *testing.T) {
 			l.trees = append(l.trees, h)
 		}
 	}
-	g := &Group{path: fmt.Sprintf("/berth-test-legacy-%d", os.Getpid()), lay: l}
+	g := &Group{path: "/berth-test-" + rand.Text(), lay: l}
 	for i := range l.trees {
 		g.dirs = append(g.dirs, dir{hierarchy: &l.trees[i], path: l.trees[i].dir + g.path, own: true})
 	}

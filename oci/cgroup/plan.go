@@ -16,6 +16,7 @@ type write struct {
 	file       string
 	value      string
 	optional   bool   // a file the kernel or host lacks is passed over
+	verify     bool   // a limit that some kernels take and forget
 	old        string // how to undo, when the file's own text is not that
 }
 
@@ -99,6 +100,9 @@ func limit(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
+// bounded tells a limit from none.
+func bounded(n *int64) bool { return n != nil && *n >= 0 }
+
 // number reads the first field of a control file. "max" and what v1 shows for
 // "no limit" (PAGE_COUNTER_MAX, just below 2^63) become MaxInt64, a negative
 // quota too; ok is false when there is no number.
@@ -172,11 +176,16 @@ func (p *planner) memoryRestV1(m *Memory) {
 		p.put("memory", "memory.soft_limit_in_bytes", strconv.FormatInt(max(*m.Reservation, -1), 10))
 	}
 	if m.KernelTCP != nil {
-		p.put("memory", "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(max(*m.KernelTCP, -1), 10))
+		p.writes = append(p.writes, write{controller: "memory", file: "memory.kmem.tcp.limit_in_bytes", value: strconv.FormatInt(max(*m.KernelTCP, -1), 10),
+			verify: bounded(m.KernelTCP)})
 	}
-	if m.UseHierarchy != nil && *m.UseHierarchy {
+	if bounded(m.Kernel) {
+		// Linux 5.16 refuses every value (EOPNOTSUPP), 6.6 takes it and does nothing.
+		p.writes = append(p.writes, write{controller: "memory", file: "memory.kmem.limit_in_bytes", value: strconv.FormatInt(*m.Kernel, 10), verify: true})
+	}
+	if m.UseHierarchy != nil {
 		// Always on since 5.11, which refuses to have it off.
-		p.option("memory", "memory.use_hierarchy", "1")
+		p.writes = append(p.writes, write{controller: "memory", file: "memory.use_hierarchy", value: pick(*m.UseHierarchy, "1", "0"), optional: *m.UseHierarchy})
 	}
 	if m.DisableOOMKiller != nil {
 		old := "0"
@@ -208,7 +217,9 @@ func (p *planner) memoryV2(m *Memory) {
 	}{
 		{m.Swappiness != nil && int64(*m.Swappiness) != -1, "memory swappiness"},
 		{m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory without OOM killer"},
-		{m.KernelTCP != nil && *m.KernelTCP > 0, "kernel TCP memory limit"},
+		{bounded(m.Kernel), "kernel memory limit"},
+		{bounded(m.KernelTCP), "kernel TCP memory limit"},
+		{m.UseHierarchy != nil && !*m.UseHierarchy, "memory without hierarchy"},
 	} {
 		if gone.set {
 			p.fail(errors.ErrUnsupported, "%s on cgroup v2", gone.name)

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"strconv"
 	"strings"
@@ -26,7 +27,7 @@ func Weight(shares uint64) uint64 {
 
 func (p *planner) cpu(c *CPU) {
 	v2 := p.v2("cpu")
-	idle := c.Idle != nil && *c.Idle != 0
+	idle := idleCPU(c)
 	if c.Idle != nil {
 		// SCHED_IDLE groups, Linux 5.15; older kernels can only do without.
 		p.writes = append(p.writes, write{controller: "cpu", file: "cpu.idle",
@@ -127,6 +128,11 @@ func (p *planner) cpuset(c *CPU) {
 }
 
 func (p *planner) blockIO(b *BlockIO) {
+	for _, d := range b.WeightDevice {
+		if d.Weight == nil && d.LeafWeight == nil {
+			p.fail(fs.ErrInvalid, "block I/O weightDevice of %d:%d without weight or leafWeight", d.Major, d.Minor)
+		}
+	}
 	if p.v2("io") && !p.v1("blkio") {
 		p.blockIOV2(b)
 		return

@@ -70,6 +70,9 @@ func TestPlan(t *testing.T) {
 		{"v1 memory alone below swap", v1mem("200", "200"), &Resources{Memory: &Memory{Limit: ptr[int64](100)}}, []string{lim + "100"}},
 		{"v1 oom killer stays", legacy(map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0"}),
 			&Resources{Memory: &Memory{DisableOOMKiller: ptr(false)}}, nil},
+		{"v1 kernel memory", legacy(nil), &Resources{Memory: &Memory{Kernel: ptr[int64](9), UseHierarchy: ptr(false)}},
+			[]string{"memory.kmem.limit_in_bytes=9", "memory.use_hierarchy=0"}},
+		{"v1 no kernel memory limit", legacy(nil), &Resources{Memory: &Memory{Kernel: ptr[int64](-1)}}, nil},
 		{"v2 no swap", unified(nil), memory(100, 100), []string{"memory.swap.max=0", "memory.max=100"}},
 		{"v2 swap", unified(nil), memory(100, 150), []string{"memory.swap.max=50", "memory.max=100"}},
 		{"v2 no limits", unified(nil), memory(-1, -1), []string{"memory.swap.max=max", "memory.max=max"}},
@@ -132,6 +135,7 @@ func TestPlanRefused(t *testing.T) {
 		{"unified without a controller", unified(nil), &Resources{Unified: map[string]string{"tasks": "1"}}, fs.ErrInvalid},
 		{"unified on v1", legacy(nil), &Resources{Unified: map[string]string{"memory.max": "1"}}, errors.ErrUnsupported},
 		{"realtime on v2", unified(nil), &Resources{CPU: &CPU{RealtimeRuntime: ptr[int64](1)}}, errors.ErrUnsupported},
+		{"weightDevice without weight", legacy(nil), &Resources{BlockIO: &BlockIO{WeightDevice: []WeightDevice{{Major: 8}}}}, fs.ErrInvalid},
 		{"page size", unified(nil), &Resources{HugepageLimits: []HugepageLimit{{"../x", 1}}}, fs.ErrInvalid},
 	} {
 		if _, err := c.k.plan(c.r); !errors.Is(err, c.want) {

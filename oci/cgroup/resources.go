@@ -22,11 +22,11 @@ type Memory struct {
 	Limit             *int64
 	Reservation       *int64
 	Swap              *int64 // memory and swap together
-	Kernel            *int64 // ignored: no kernel since 5.4 has it
+	Kernel            *int64 // v1 only, before Linux 5.16
 	KernelTCP         *int64 // v1 only
 	Swappiness        *uint64
 	DisableOOMKiller  *bool // v1 only
-	UseHierarchy      *bool // v1 only
+	UseHierarchy      *bool // always true since Linux 5.11
 	CheckBeforeUpdate *bool // refuse a limit below what is in use
 }
 

@@ -82,7 +82,7 @@ func unitName(s string) bool {
 // with, and the container's own is to be born in it: a placeholder stands in
 // until Settle. A name that is taken belongs to this very group (then there is
 // nothing to do) or to a failed unit that nobody collected.
-func startScope(g *Group, cgroupsPath string) error {
+func startScope(g *Group, cgroupsPath string, r *Resources) error {
 	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
 	defer cancel()
 	conn, err := systemd.Dial(ctx)
@@ -98,7 +98,8 @@ func startScope(g *Group, cgroupsPath string) error {
 	if err != nil {
 		return err
 	}
-	s := systemd.Scope{Name: g.unit, Slice: slice, Description: "container " + g.unit, PID: hold.pid}
+	s := systemd.Scope{Name: g.unit, Slice: slice, Description: "container " + g.unit, PID: hold.pid,
+		OOMKill: r != nil && strings.TrimSpace(r.Unified[oomGroup]) == "1"}
 	err = conn.StartScope(ctx, s)
 	if errors.Is(err, fs.ErrExist) && !alive(g) {
 		if err = conn.ResetFailed(ctx, g.unit); err == nil {
@@ -139,15 +140,18 @@ func stopScope(g *Group, ctx context.Context) error {
 	return conn.Stop(ctx, g.unit)
 }
 
-// tellSystemd repeats limits as unit properties: a reload of systemd writes
-// those it knows, and would undo ours.
+// tellSystemd repeats limits as unit properties. Whenever it is told anything of a unit, and when it is reloaded, systemd writes
+// all the files it has properties for, those that nobody set back to their defaults.
 func tellSystemd(g *Group, r *Resources) error {
 	if g.unit == "" {
 		return nil
 	}
-	v2, _ := g.has("memory")
-	props := properties(r, v2)
-	if len(props) == 0 {
+	props, err := unitProperties(g, r)
+	if err != nil {
+		return err
+	}
+	newer := newerProperties(r, g.lay.mode == Unified)
+	if len(props)+len(newer) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
@@ -157,8 +161,101 @@ func tellSystemd(g *Group, r *Resources) error {
 		return err
 	}
 	defer conn.Close()
-	return conn.SetProperties(ctx, g.unit, props)
+	defer still(ctx, g)()
+	together := g.read("memory", oomGroup)
+	if len(props) > 0 {
+		if err := conn.SetProperties(ctx, g.unit, props); err != nil {
+			return err
+		}
+	}
+	for _, p := range newer {
+		var refused *systemd.Error
+		if err := conn.SetProperties(ctx, g.unit, []systemd.Property{p}); err != nil && !errors.As(err, &refused) {
+			return err
+		}
+	}
+	if d := g.dir("memory"); d != nil && together != g.read("memory", oomGroup) {
+		return writeFile(d.path+"/"+oomGroup, together) // has no property but that of the start, since 253
+	}
+	return nil
 }
+
+// unitProperties are the properties that any systemd has, for a group.
+func unitProperties(g *Group, r *Resources) ([]systemd.Property, error) {
+	props := properties(r, g.lay.mode == Unified)
+	if r.BlockIO != nil && r.BlockIO.Weight != nil && *r.BlockIO.Weight != 0 {
+		props = append(props, ioProperty(g, *r.BlockIO.Weight))
+	}
+	// On v2 systemd leaves a program alone that is not its own.
+	if r.Devices == nil || g.dir("devices") == nil {
+		return props, nil
+	}
+	rules, err := newPolicy(r.Devices)
+	if err != nil {
+		return nil, err
+	}
+	more, err := rules.properties()
+	return append(props, more...), err
+}
+
+// oomGroup has the OOM killer take all of a group; cgroup2.
+const oomGroup = "memory.oom.group"
+
+// still freezes a group on v1 while systemd writes its device rules: between the first, which denies all, and the others nothing
+// can be opened. A group that can't be frozen in time has to live with that. The function returned lets it go on.
+func still(ctx context.Context, g *Group) func() {
+	if g.dir("devices") == nil {
+		return func() {}
+	}
+	if frozen, err := g.Frozen(); err != nil || frozen {
+		return func() {}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if g.Freeze(ctx) != nil {
+		return func() {}
+	}
+	return func() { _ = g.Thaw() }
+}
+
+// ioProperty is the weight from which systemd comes to what the group has got. Beside the file that it is meant for systemd writes
+// that of BFQ, by a scale of its own, which is ours up to 100 and an eleventh of the way above (cgroup.c, BFQ_WEIGHT).
+func ioProperty(g *Group, w uint16) systemd.Property {
+	p := planner{has: g.has, read: g.read}
+	n, bfq := uint64(w), uint64(w)
+	if w > 100 {
+		bfq = 100 + (uint64(w)-100)*11
+	}
+	if p.v1("blkio") {
+		if p.firstFile("blkio", "blkio.weight", "blkio.bfq.weight") != "blkio.weight" {
+			n = min(bfq, 1000) // which is as far as that property goes
+		}
+		return systemd.Property{Name: "BlockIOWeight", Value: n}
+	}
+	if file := p.firstFile("io", "io.bfq.weight", "io.weight"); file == "io.weight" {
+		n, _ = strconv.ParseUint(ioWeight(file, w), 10, 64)
+	} else {
+		n = bfq
+	}
+	return systemd.Property{Name: "IOWeight", Value: n}
+}
+
+// newerProperties are those that an older systemd refuses, whose files it then does not write either: CPUWeight 0 is cpu.idle
+// since 252, MemoryZSwapMax came with 253.
+func newerProperties(r *Resources, v2 bool) (props []systemd.Property) {
+	if !v2 {
+		return nil
+	}
+	if idle := r.Unified["cpu.idle"]; idle != "" && idle != "0" || idleCPU(r.CPU) {
+		props = append(props, systemd.Property{Name: "CPUWeight", Value: uint64(0)})
+	}
+	if n, ok := amount(strings.TrimSpace(r.Unified["memory.zswap.max"])); ok {
+		props = append(props, systemd.Property{Name: "MemoryZSwapMax", Value: n})
+	}
+	return props
+}
+
+func idleCPU(c *CPU) bool { return c != nil && c.Idle != nil && *c.Idle != 0 }
 
 // properties are the limits systemd has properties for
 // (systemd.resource-control(5)).
@@ -184,20 +281,82 @@ func properties(r *Resources, v2 bool) []systemd.Property {
 		props = append(props, cpuProperties(c, v2)...)
 	}
 	if p := r.Pids; p != nil && p.Limit != nil {
-		add("TasksMax", infinity(*p.Limit))
+		add("TasksMax", tasks(infinity(*p.Limit)))
+	}
+	if v2 {
+		for _, key := range sortedKeys(r.Unified) {
+			props = append(props, unifiedProperties(key, strings.TrimSpace(r.Unified[key]))...)
+		}
 	}
 	return props
+}
+
+// tasks is a limit as systemd takes it: 0 is refused, and as good as 1, which the container's first process is.
+func tasks(n uint64) uint64 { return max(n, 1) }
+
+// unifiedProperties are the properties of a file of the cgroup2 tree. Files that systemd does not write it leaves alone, and
+// values that the kernel has taken and this can't read are the kernel's business.
+func unifiedProperties(key, value string) []systemd.Property {
+	name, limits := map[string]string{"memory.max": "MemoryMax", "memory.high": "MemoryHigh", "memory.low": "MemoryLow", "memory.min": "MemoryMin",
+		"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight", "io.weight": "IOWeight"}[key], &CPU{}
+	switch key {
+	case "cpu.max":
+		f := strings.Fields(value)
+		if len(f) == 0 {
+			return nil
+		}
+		quota, ok := number(f[0])
+		if quota == math.MaxInt64 {
+			quota = -1
+		}
+		limits.Quota = &quota
+		if period, known := number(strings.Join(f[1:], "")); known && period > 0 {
+			p := uint64(period)
+			limits.Period = &p
+		}
+		if !ok {
+			return nil
+		}
+		return cpuProperties(limits, true)
+	case "cpuset.cpus":
+		limits.Cpus = value
+		return cpuProperties(limits, true)
+	case "cpuset.mems":
+		limits.Mems = value
+		return cpuProperties(limits, true)
+	}
+	n, ok := amount(strings.TrimPrefix(value, "default "))
+	if name == "" || !ok {
+		return nil
+	}
+	if key == "pids.max" {
+		n = tasks(n)
+	}
+	return []systemd.Property{{Name: name, Value: n}}
+}
+
+// amount reads a value of cgroup2: a number of bytes as the kernel takes it (memparse: 64M), or max.
+func amount(value string) (uint64, bool) {
+	if value == "max" {
+		return math.MaxUint64, true
+	}
+	shift := 0
+	if i := strings.IndexAny(value, "kKmMgGtT"); i > 0 && i == len(value)-1 {
+		shift = 10 * (1 + strings.IndexByte("kmgt", value[i]|0x20))
+		value = value[:i]
+	}
+	n, err := strconv.ParseUint(value, 10, 64)
+	if err != nil || n > math.MaxUint64>>shift {
+		return 0, false
+	}
+	return n << shift, true
 }
 
 func cpuProperties(c *CPU, v2 bool) []systemd.Property {
 	var props []systemd.Property
 	add := func(name string, value any) { props = append(props, systemd.Property{Name: name, Value: value}) }
-	if c.Shares != nil && *c.Shares != 0 {
-		if v2 {
-			add("CPUWeight", Weight(*c.Shares))
-		} else {
-			add("CPUShares", *c.Shares)
-		}
+	if c.Shares != nil && *c.Shares != 0 && !idleCPU(c) {
+		add(pick(v2, "CPUWeight", "CPUShares"), map[bool]uint64{true: Weight(*c.Shares), false: *c.Shares}[v2])
 	}
 	period := uint64(100000)
 	if c.Period != nil && *c.Period != 0 {
@@ -213,15 +372,14 @@ func cpuProperties(c *CPU, v2 bool) []systemd.Property {
 		}
 		add("CPUQuotaPerSecUSec", perSec)
 	}
-	if v2 && c.Cpus != "" {
-		if bits, err := bitmap(c.Cpus); err == nil {
-			add("AllowedCPUs", bits)
-		}
+	if !v2 {
+		return props
 	}
-	if v2 && c.Mems != "" {
-		if bits, err := bitmap(c.Mems); err == nil {
-			add("AllowedMemoryNodes", bits)
-		}
+	if bits, err := bitmap(c.Cpus); err == nil {
+		add("AllowedCPUs", bits)
+	}
+	if bits, err := bitmap(c.Mems); err == nil {
+		add("AllowedMemoryNodes", bits)
 	}
 	return props
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -25,11 +26,11 @@ func (g *Group) Set(r *Resources) error {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
 	}
 	undo, err := apply(g, writes)
-	if err == nil && r.Devices != nil {
-		err = setDevices(g, r.Devices)
-	}
 	if err == nil {
 		err = tellSystemd(g, r)
+	}
+	if err == nil && r.Devices != nil {
+		err = setDevices(g, r.Devices)
 	}
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, errors.Join(err, restore(g, undo)))
@@ -107,7 +108,13 @@ func put(g *Group, w write) (back write, err error) {
 	if w.old == "" && !g.fresh {
 		back.value = g.read(w.controller, w.file)
 	}
-	return back, writeFile(d.path+"/"+w.file, w.value)
+	if err := writeFile(d.path+"/"+w.file, w.value); err != nil || !w.verify {
+		return back, err
+	}
+	if n, _ := number(g.read(w.controller, w.file)); n == math.MaxInt64 {
+		return back, fmt.Errorf("%s = %q: this kernel has no such limit: %w", w.file, w.value, errors.ErrUnsupported)
+	}
+	return back, nil
 }
 
 func restore(g *Group, undo []write) error {

@@ -22,7 +22,7 @@ func pty(t *testing.T) (master, slave *os.File) {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	master = os.NewFile(uintptr(fd), "ptmx")
 	t.Cleanup(func() { master.Close() })
@@ -34,7 +34,7 @@ func pty(t *testing.T) (master, slave *os.File) {
 		slave, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
 	}
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { slave.Close() })
 	return master, slave
@@ -261,12 +261,24 @@ func TestEvents(t *testing.T) {
 		e.Data.Memory.Usage.Usage == 0 {
 		t.Errorf("%+v %v", e, err)
 	}
-	done := make(chan result, 1)
-	go func() { done <- b.oci("events", "--interval", "20ms", b.id) }()
-	time.Sleep(50 * time.Millisecond)
+	cmd := exec.Command(runtimeBin(), "--root", b.root, "events", "--interval", "20ms", b.id)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() }).Stop()
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() { // it has begun while the container was there
+		t.Errorf("no event: %v", lines.Err())
+	}
 	b.must("kill", b.id, "KILL")
-	if r := <-done; r.code != 0 {
-		t.Errorf("%d %q", r.code, r.err)
+	for lines.Scan() {
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("events of a container that ends: %v", err)
 	}
 }
 

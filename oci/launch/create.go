@@ -257,6 +257,7 @@ func (c *creation) record() error {
 	c.st.StartTime, c.st.Early = start, &state.Early{}
 	if c.group != nil {
 		c.st.Early.Dirs = cgroup.Directories(c.group)
+		c.st.Early.Freezer, c.st.Early.Unified = cgroup.Freezer(c.group)
 	}
 	c.st.Adopted = c.spaces.Mount != ""
 	c.st.Poststart, c.st.Poststop = c.plan.Hooks.Poststart, c.plan.Hooks.Poststop

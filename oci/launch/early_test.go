@@ -79,7 +79,7 @@ func (b *box) enter(pid int) {
 // stopped waits until the container's process has ended.
 func (b *box) stopped() {
 	b.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(b.must("state", b.id).out, `"stopped"`); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(b.must("state", b.id).out, `"stopped"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.t.Fatal("the container does not stop")
 		}

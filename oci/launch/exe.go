@@ -9,12 +9,28 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/oci/launch/become"
 )
 
 // openExe returns this very program as a descriptor whose file can't be opened for writing through /proc/PID/exe, by
 // nobody, root in a container included (CVE-2019-5736): on a mount that is read-only and attached nowhere, so that
 // there is nothing to remount.
-func openExe() (*os.File, error) { return exeAt("/proc/self/exe") }
+//
+// Who executes this program often makes that mount once and executes it from there (package oci, Program): then it is that one.
+// The root of a mount that is attached nowhere is "/" to d_path, and nothing else that can be executed is.
+func openExe() (*os.File, error) {
+	const self = "/proc/self/exe"
+	if name, err := os.Readlink(self); err == nil && name == "/" {
+		if fd, err := unix.Open(self, unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
+			if become.ReadOnly(fd) {
+				return os.NewFile(uintptr(fd), "exe"), nil
+			}
+			unix.Close(fd)
+		}
+	}
+	return exeAt(self)
+}
 
 // openExe is that for a container, which has a user namespace or not.
 //

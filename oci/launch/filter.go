@@ -96,15 +96,13 @@ func cached(name string) (raw, code []byte) {
 		return nil, nil // not of our making
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxCached))
-	if err != nil || len(b) < 8 {
+	if err != nil {
 		return nil, nil
 	}
-	b, sum := b[:len(b)-4], b[len(b)-4:]
-	n := uint64(binary.LittleEndian.Uint32(b))
-	if crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(sum) || n > uint64(len(b)-4) {
+	raw, code, sum, ok := seccomp.Unpack(b)
+	if !ok || crc32.Checksum(b[:len(b)-4], crc32.MakeTable(crc32.Castagnoli)) != sum {
 		return nil, nil
 	}
-	raw, code = b[4:4+n], b[4+n:]
 	if _, err := seccomp.Decode(code); err != nil {
 		return nil, nil
 	}

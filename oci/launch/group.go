@@ -33,7 +33,7 @@ func (c *creation) driver() cgroup.Driver {
 
 func (c *creation) enterCgroup() error {
 	var err error
-	c.group, err = cgroup.Create(c.st.Cgroup, c.driver())
+	c.group, err = cgroup.CreateFor(c.st.Cgroup, c.driver(), c.config.Linux.Resources)
 	if err != nil && c.withoutCgroup(err) {
 		c.rt.warn("no cgroup: " + err.Error())
 		c.group, c.st.Cgroup = nil, ""

@@ -145,7 +145,7 @@ func TestNestedInUserNamespace(t *testing.T) {
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 800000, Size: 65536}}
 	holder.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids}
 	if err := holder.Start(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
 	life(t, b, func(args ...string) result {

@@ -74,10 +74,11 @@ func TestJoinedTimeAndUser(t *testing.T) {
 // nothing behind in the namespace.
 func TestMountNamespaceByPath(t *testing.T) {
 	t.Parallel()
+	needRoot(t)
 	holder := exec.Command("sleep", "60")
 	holder.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 	if err := holder.Start(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
 	for name, path := range map[string]string{"absent": "/proc/self/ns/mnt", "path": fmt.Sprintf("/proc/%d/ns/mnt", holder.Process.Pid)} {

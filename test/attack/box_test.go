@@ -91,7 +91,7 @@ func (b *box) clean() {
 
 // left tells what there still is of the container: state, cgroups, mounts. Cgroups may take a moment to go.
 func (b *box) left() string {
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience()); ; time.Sleep(10 * time.Millisecond) {
 		left := bundle.Left(b.root, cgroups+"/"+b.id)
 		mounts, _ := os.ReadFile("/proc/self/mountinfo")
 		if strings.Contains(string(mounts), b.bundle) {
@@ -117,7 +117,12 @@ type result struct {
 func (b *box) oci(args ...string) result { return b.ociWith(nil, nil, args...) }
 
 // patience is how long a command may take before it counts as hanging.
-const patience = 60 * time.Second
+func patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("ATTACK_PATIENCE")); err == nil {
+		return d
+	}
+	return time.Minute
+}
 
 func (b *box) ociWith(stdin *os.File, extra []*os.File, args ...string) result {
 	b.t.Helper()
@@ -126,7 +131,7 @@ func (b *box) ociWith(stdin *os.File, extra []*os.File, args ...string) result {
 	if stdin != nil {
 		cmd.Stdin = stdin
 	}
-	r := bundle.Run(b.t, cmd, patience)
+	r := bundle.Run(b.t, cmd, patience())
 	return result{r.Code, r.Out, r.Err, r.Late}
 }
 
@@ -205,7 +210,7 @@ func (b *box) pid() int {
 // waitFor polls a file until it holds a text.
 func (b *box) waitFor(file, text string) {
 	b.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience()); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if got, _ := os.ReadFile(file); strings.Contains(string(got), text) {
 			return
 		}

@@ -105,7 +105,7 @@ func TestOwnBinary(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	before := sum(t, runtimeBin())
-	for name, args := range map[string][]string{"exec": {"/proc/self/exe", "init", "9"}, "script": {"/evil"}, "version": {"/proc/self/exe", "--version"}} {
+	for name, args := range map[string][]string{"exec": {"/proc/self/exe", "init", "9"}, "become": {"/proc/self/exe", "become", "0"}, "script": {"/evil"}, "version": {"/proc/self/exe", "--version"}} {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t)
 			b.write("evil", "#!/proc/self/exe\n")

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/berth-runtime/berth/test/bundle"
@@ -45,7 +47,11 @@ func build(dir string) error {
 		return err
 	}
 	for name, pkg := range programs {
-		if err := bundle.Build(filepath.Join(dir, name), pkg, "-trimpath", "-ldflags=-s -w"); err != nil {
+		flags := "-ldflags=-s -w"
+		if name == "runtime" && runtime.GOARCH == "amd64" {
+			flags += " -E _berth_entry" // as the Makefile does: exec, start and delete without a Go runtime
+		}
+		if err := bundle.Build(filepath.Join(dir, name), pkg, "-trimpath", flags); err != nil {
 			return err
 		}
 	}
@@ -56,6 +62,14 @@ func runtimeBin() string { return bin + "/runtime" }
 
 // long asks for the whole of what is otherwise sampled.
 func long() bool { return os.Getenv("ATTACK_LONG") != "" }
+
+// creates is how many containers a race makes then.
+func creates() int {
+	if n, err := strconv.Atoi(os.Getenv("ATTACK_CREATES")); err == nil {
+		return n
+	}
+	return 100_000
+}
 
 func needRoot(t *testing.T) {
 	t.Helper()

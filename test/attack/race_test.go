@@ -53,7 +53,8 @@ func race(t *testing.T, b *box, look func(*seen.Reach), pairs ...[2]string) {
 	t.Helper()
 	least, most := 25, 60
 	if long() {
-		least, most = 100_000, 100_000
+		least = creates()
+		most = least
 	}
 	s := swap(pairs...)
 	started, n := 0, 0

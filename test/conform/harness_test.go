@@ -28,7 +28,7 @@ var (
 )
 
 // patience is for what happens in the background on a machine with much else to do.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -201,6 +201,16 @@ func (b *box) created(args ...string) {
 	if r := b.create(args...); r.code != 0 {
 		b.Fatalf("create: %s", r)
 	}
+}
+
+// begin creates and starts the container, as far as that goes.
+func (b *box) begin() result {
+	b.Helper()
+	r := b.create()
+	if r.code == 0 {
+		r = b.oci("start", b.id)
+	}
+	return r
 }
 
 // started creates and starts the container, and waits until the probe has said "up".

@@ -247,10 +247,7 @@ func TestProgramErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t)
 			b.spec.Process.Args = args
-			r := b.create()
-			if r.code == 0 {
-				r = b.oci("start", b.id)
-			}
+			r := b.begin()
 			if r.code == 0 || !strings.Contains(r.err, filepath.Base(args[0])) {
 				t.Errorf("%s", r)
 			}

@@ -77,11 +77,7 @@ func TestCwd(t *testing.T) {
 func TestCwdIsFile(t *testing.T) {
 	b := newBox(t, "report")
 	b.spec.Process.Cwd = "/etc/passwd"
-	r := b.create()
-	if r.code == 0 {
-		r = b.oci("start", b.id)
-	}
-	if r.code == 0 {
+	if r := b.begin(); r.code == 0 {
 		t.Error("a file as working directory is taken")
 	}
 }
@@ -158,11 +154,7 @@ func TestRlimitErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t, "report")
 			b.spec.Process.Rlimits = l
-			r := b.create()
-			if r.code == 0 {
-				r = b.oci("start", b.id)
-			}
-			if r.code == 0 {
+			if r := b.begin(); r.code == 0 {
 				t.Error("taken")
 			}
 		})

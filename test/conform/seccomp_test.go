@@ -88,10 +88,7 @@ func TestSeccompErrors(t *testing.T) {
 			b := newBox(t, "report")
 			b.spec.Linux.Seccomp = deny(specs.ActErrno, nil, "mkdir")
 			change(b.spec.Linux.Seccomp)
-			r := b.create()
-			if r.code == 0 {
-				r = b.oci("start", b.id)
-			}
+			r := b.begin()
 			if r.code == 0 || strings.TrimSpace(r.err) == "" {
 				t.Errorf("%s", r)
 			}

@@ -22,6 +22,7 @@ import (
 // daemon is a place with a daemon of its own, a process that can be killed and started again.
 type daemon struct {
 	*place
+	args   []string // more of its own
 	cmd    *exec.Cmd
 	conn   *grpc.ClientConn
 	cri    rt.RuntimeServiceClient
@@ -46,6 +47,7 @@ func (d *daemon) launch() {
 	d.t.Helper()
 	d.cmd = exec.Command(filepath.Join(the.bin, "berth"), "serve", "--config", d.dir+"/config.toml", "--root", d.root, "--state", d.state,
 		"--monitor", d.monitor, "--oci", d.runtime, "--cni-conf-dir", d.dir+"/cni", "--cni-bin-dir", d.dir+"/bin", "--cgroup-driver", "cgroupfs", "--registry-config", d.dir+"/certs.d")
+	d.cmd.Args = append(d.cmd.Args, d.args...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	// A process that is given the daemon's log would keep Wait from returning.
 	d.cmd.WaitDelay = time.Second

@@ -41,6 +41,9 @@ type place struct {
 // machineNetns is where a daemon pins network namespaces.
 const machineNetns = "/run/netns"
 
+// patience is for what has to come on a machine with much else to do.
+const patience = time.Minute
+
 var serial atomic.Int64
 
 func newPlace(t *testing.T) *place {
@@ -94,7 +97,7 @@ func (l *place) reached(step string, n int) {
 
 func (l *place) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(3 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(3 * time.Millisecond) {
 		if time.Now().After(end) {
 			l.t.Fatalf("waited in vain: %s", what)
 		}
@@ -175,7 +178,7 @@ func cmdline(pid int) string {
 func (l *place) nothingLeft() {
 	l.t.Helper()
 	var left []string
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if left = l.left(); len(left) == 0 {
 			return
 		}
@@ -219,10 +222,8 @@ func removeTree(dir string) {
 			removeTree(filepath.Join(dir, e.Name()))
 		}
 	}
-	for range 50 {
-		if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) {
-			return
-		}
+	// A process that was killed is in its group until it is gone.
+	for end := time.Now().Add(patience); errors.Is(os.Remove(dir), unix.EBUSY) && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
@@ -299,7 +300,23 @@ func (n *node) close() {
 // run makes a pod that has to work.
 func (n *node) run(name string) *sandbox.Pod {
 	n.t.Helper()
-	id, err := n.Run(n.t.Context(), n.pod(name), "")
+	return n.runConfig(n.pod(name))
+}
+
+// pidModes are what runMode takes.
+var pidModes = []rt.NamespaceMode{rt.NamespaceMode_CONTAINER, rt.NamespaceMode_POD}
+
+// runMode runs a pod whose containers have PID namespaces of their own, or one together.
+func (n *node) runMode(mode rt.NamespaceMode) *sandbox.Pod {
+	n.t.Helper()
+	cfg := n.pod("a")
+	cfg.Linux.SecurityContext.NamespaceOptions.Pid = mode
+	return n.runConfig(cfg)
+}
+
+func (n *node) runConfig(cfg *rt.PodSandboxConfig) *sandbox.Pod {
+	n.t.Helper()
+	id, err := n.Run(n.t.Context(), cfg, "")
 	n.must(err)
 	p, err := n.Pod(id)
 	n.must(err)

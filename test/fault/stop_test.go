@@ -2,8 +2,10 @@ package fault
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,7 +46,7 @@ func TestStopOutlivesDaemon(t *testing.T) {
 		{"in time", 5 * time.Second, 0, false, false, "SIGTERM\n"},
 		{"too late", time.Second, 1100 * time.Millisecond, false, false, "SIGTERM\n"},
 		{"asked again", 5 * time.Second, 0, true, false, "SIGTERM\n"},
-		{"not signaled", 10 * time.Second, 0, false, true, "SIGTERM\nSIGTERM\n"},
+		{"not signaled", 20 * time.Second, 0, false, true, "SIGTERM\nSIGTERM\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -59,7 +61,9 @@ func TestStopOutlivesDaemon(t *testing.T) {
 			time.Sleep(tt.dead)
 			d.launch()
 			if tt.again {
-				_, err := d.cri.StopContainer(t.Context(), &rt.StopContainerRequest{ContainerId: id, Timeout: 3600})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, err := d.cri.StopContainer(ctx, &rt.StopContainerRequest{ContainerId: id, Timeout: 3600})
 				d.must(err)
 			}
 			d.eventually("the container is killed", func() bool { return d.status(id).State == rt.ContainerState_CONTAINER_EXITED })
@@ -105,6 +109,8 @@ func TestExitAfterMonitor(t *testing.T) {
 			}
 			d.must(d.cmd.Process.Signal(syscall.SIGSTOP))
 			defer d.cmd.Process.Signal(syscall.SIGCONT)
+			// The signal is one thread's to find; until it has, the others go on.
+			d.eventually("the daemon has stopped", func() bool { return stopped(d.cmd.Process.Pid) })
 			d.killMonitor()
 			alive := func(prefix, id string) bool {
 				for _, pid := range d.processes() {
@@ -134,6 +140,16 @@ func TestExitAfterMonitor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stopped reports whether every thread of a process has stopped (proc_pid_stat(5)).
+func stopped(pid int) bool {
+	stats := glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return len(stats) > 0 && !slices.ContainsFunc(stats, func(stat string) bool {
+		b, err := os.ReadFile(stat)
+		_, after, ok := strings.Cut(string(b), ") ")
+		return err == nil && ok && !strings.HasPrefix(after, "T")
+	})
 }
 
 // endedAs checks the status of a container whose monitor died before it could tell how it ended.

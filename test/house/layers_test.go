@@ -24,16 +24,18 @@ oci/cgroup/systemd < oci/cgroup;
 # The OCI runtime specification.
 github.com/opencontainers/runtime-spec < oci, sandbox/compile;
 golang.org/x/sys < oci/launch/program, oci/launch/spawn;
+oci/launch/program < oci/launch/become;
+oci/launch/become, oci/launch/spawn, oci/launch/seccomp < oci/launch/quick;
 oci/launch/quick < cmd/berth-oci;
 oci/launch/nofile < cmd/berth-oci, oci/launch, oci/launch/plan;
 oci/launch/program < oci/launch/hook;
 golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/seccomp;
-oci/launch/hook, oci/launch/seccomp < oci/launch/inside;
+oci/launch/hook, oci/launch/seccomp, oci/launch/become < oci/launch/inside;
 golang.org/x/sys, github.com/opencontainers/runtime-spec < oci/launch/resctrl;
 oci/launch/hook, oci/launch/resctrl, oci/cgroup < oci/launch/state;
 github.com/opencontainers/runtime-spec, oci/cgroup, oci/launch/hook < oci/launch/plan;
 golang.org/x/sys < oci/launch/netdevice;
-oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/launch/netdevice, oci/cgroup < oci/launch;
+oci/launch/become, oci/launch/plan, oci/launch/inside, oci/launch/spawn, oci/launch/state, oci/launch/netdevice, oci/cgroup < oci/launch;
 oci, oci/launch, oci/launch/criu < cmd/berth-oci;
 oci/launch < oci;
 

@@ -77,7 +77,7 @@ func expectationOf(text string, facts []string) (e expectation, holds bool, err 
 const cgroup2Magic = 0x63677270
 
 // host says what of the machine decides about expectations: cgroup1 or cgroup2, and apparmor, selinux and sys-resource,
-// each with "no-" before it where that is missing.
+// each with "no-" before it where that is missing; besides, uncorrected or corrected (--correct).
 func host() []string {
 	var facts []string
 	var fs syscall.Statfs_t

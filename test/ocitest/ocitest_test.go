@@ -122,3 +122,10 @@ func TestAllow(t *testing.T) {
 		}
 	}
 }
+
+func TestBinds(t *testing.T) {
+	d := document{"mounts": json.RawMessage(`[{"options":["ro","mode=755"]},{"destination":"/a","options":["size=1k","rbind","mode=755","shared"]},{}]`)}
+	if err := binds(d); err != nil || string(d["mounts"]) != `[{"options":["ro","mode=755"]},{"destination":"/a","options":["rbind","shared"]},{}]` {
+		t.Errorf("%s, %v", d["mounts"], err)
+	}
+}

@@ -19,6 +19,7 @@ type suite struct {
 	out      string
 	jobs     int
 	released bool
+	correct  bool
 	match    *regexp.Regexp
 }
 
@@ -46,6 +47,9 @@ func (s *suite) run(name, path string, programs []string) ([]result, error) {
 	env := append(os.Environ(), "RUNTIME="+self, shimRuntime+"="+path, shimRoot+"="+root)
 	if s.released {
 		env = append(env, shimReleased+"=1")
+	}
+	if s.correct {
+		env = append(env, shimCorrect+"=1")
 	}
 	results := make([]result, len(programs))
 	turn := make(chan struct{}, s.jobs)

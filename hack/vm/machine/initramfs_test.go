@@ -12,7 +12,7 @@ import (
 func TestInitramfs(t *testing.T) {
 	cpio, err := exec.LookPath("cpio")
 	if err != nil {
-		t.Skip("cpio is not installed")
+		t.Skip("needs cpio(1), Debian package cpio")
 	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{"agent": "program", "image/modules.list": "a.ko\n", "image/modules/a.ko": "module"} {

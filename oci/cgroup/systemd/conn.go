@@ -245,7 +245,8 @@ type Scope struct {
 	Name        string // "berth-ID.scope"
 	Slice       string // unit of the parent, which systemd starts when needed
 	Description string
-	PID         int // first process; systemd refuses an empty scope
+	PID         int  // first process; systemd refuses an empty scope
+	OOMKill     bool // the OOM killer takes all of it (memory.oom.group), which can't be said later
 }
 
 // StartScope starts a scope and returns when its cgroup is there. systemd is
@@ -253,6 +254,11 @@ type Scope struct {
 // when it is empty, failed or not.
 func (c *Conn) StartScope(ctx context.Context, s Scope) error {
 	err := c.job(ctx, managerCall("StartTransientUnit", s.Name, "replace", s.properties(), auxiliary{}))
+	var refused *Error
+	if s.OOMKill && errors.As(err, &refused) && refused.Name == "org.freedesktop.DBus.Error.PropertyReadOnly" {
+		s.OOMKill = false // scopes have it since version 253
+		err = c.job(ctx, managerCall("StartTransientUnit", s.Name, "replace", s.properties(), auxiliary{}))
+	}
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.Name, err)
 	}
@@ -260,7 +266,7 @@ func (c *Conn) StartScope(ctx context.Context, s Scope) error {
 }
 
 func (s Scope) properties() []Property {
-	return []Property{
+	props := []Property{
 		{"Description", s.Description},
 		{"Slice", s.Slice},
 		{"PIDs", []uint32{uint32(s.PID)}},
@@ -272,6 +278,10 @@ func (s Scope) properties() []Property {
 		{"TasksAccounting", true},
 		{"IOAccounting", true},
 	}
+	if s.OOMKill {
+		props = append(props, Property{"OOMPolicy", "kill"})
+	}
+	return props
 }
 
 // SetProperties changes a unit until the next boot, so that systemd writes the

@@ -41,7 +41,7 @@ type message struct {
 }
 
 // Property is a unit property. Values are string, bool, uint32, uint64, or
-// slices of byte and uint32.
+// slices of byte, uint32 and pairs of strings.
 type Property struct {
 	Name  string
 	Value any
@@ -81,6 +81,8 @@ func signature(v any) string {
 		return "ay"
 	case []uint32:
 		return "au"
+	case [][2]string:
+		return "a(ss)"
 	case []Property:
 		return "a(sv)"
 	case auxiliary:
@@ -141,6 +143,14 @@ func (e *encoder) value(v any) {
 		e.array(4, func() {
 			for _, n := range v {
 				e.uint32(n)
+			}
+		})
+	case [][2]string:
+		e.array(8, func() {
+			for _, pair := range v {
+				e.align(8)
+				e.string(pair[0])
+				e.string(pair[1])
 			}
 		})
 	case []Property:

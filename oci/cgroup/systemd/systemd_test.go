@@ -41,6 +41,18 @@ func TestEncode(t *testing.T) {
 	}
 }
 
+// TestEncodePairs pins those of a(ss), the devices of a unit.
+func TestEncodePairs(t *testing.T) {
+	t.Parallel()
+	m := call("d.e", "/o", "i.f", "M", [][2]string{{"/a", "r"}, {"b", "m"}})
+	const body = "1e000000" + "00000000" + // array of 30 bytes; padded to 8, not counted
+		"02000000" + "2f6100" + "00" + "01000000" + "7200" + "0000" + // "/a", padded to 4; "r", padded to 8
+		"01000000" + "6200" + "0000" + "01000000" + "6d00" // "b", padded to 4; "m"
+	if got := hex.EncodeToString(m.body); got != body || m.signature != "a(ss)" {
+		t.Errorf("%s, body %s, want %s", m.signature, got, body)
+	}
+}
+
 // peer is the far end of a connection: it authenticates and answers each call
 // with what answer returns.
 func peer(t *testing.T, answer func(m message) []message) string {
@@ -137,6 +149,38 @@ func TestStartScope(t *testing.T) {
 				t.Errorf("StartScope: %v", err)
 			}
 		})
+	}
+}
+
+// A systemd before 253 refuses OOMPolicy for a scope, which then starts without.
+func TestStartScopeOOMPolicy(t *testing.T) {
+	t.Parallel()
+	for _, old := range []bool{false, true} {
+		calls := make(chan string, 9)
+		socket := peer(t, func(m message) []message {
+			if m.member != "StartTransientUnit" {
+				return []message{reply()}
+			}
+			calls <- string(m.body)
+			if old && strings.Contains(string(m.body), "OOMPolicy") {
+				return []message{failure("org.freedesktop.DBus.Error.PropertyReadOnly")}
+			}
+			return []message{reply("/job/1"), removed("/job/1", "done")}
+		})
+		conn, err := Dial(t.Context(), socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.StartScope(t.Context(), Scope{Name: "x.scope", Slice: "y.slice", PID: 1, OOMKill: true}); err != nil {
+			t.Error(err)
+		}
+		if first := <-calls; !strings.Contains(first, "OOMPolicy") || !strings.Contains(first, "kill") {
+			t.Errorf("asked for %q", first)
+		}
+		if got := len(calls); old != (got == 1) {
+			t.Errorf("old %v: %d more calls", old, got)
+		}
 	}
 }
 

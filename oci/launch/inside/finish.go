@@ -3,11 +3,13 @@ package inside
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-runtime/berth/oci/launch/become"
 	"github.com/berth-runtime/berth/oci/launch/program"
 	"github.com/berth-runtime/berth/oci/launch/seccomp"
 )
@@ -18,24 +20,24 @@ import (
 func (b *box) finish() error {
 	p := &b.prog.Process
 	unix.Umask(int(p.Umask))
-	ownNull()
-	ownStreams(int(p.UID), b.tty)
+	become.OwnNull()
+	become.OwnStreams(p.UID, b.tty)
 	steps := [...]struct {
 		name string
 		do   func() error
 	}{
 		{"descriptors", func() error { // before any filter: profiles older than Linux 5.9 do not know close_range(2)
-			return unix.CloseRange(3+uint(p.KeepFDs), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
+			return errno(become.CloseFrom(3 + uint(p.KeepFDs)))
 		}},
 		{"schedule", func() error { return schedule(&p.Schedule) }},
 		{"cpu affinity", func() error { return affinity(p.Affinity) }},
 		{"cwd " + p.Cwd, func() error { return b.root.chdir(p.Cwd) }},
 		{"personality", func() error { return persona(&p.Security) }},
-		{"rlimits", func() error { return rlimits(p.Rlimits) }},
+		{"rlimits", func() error { return told(become.Limits(p.Rlimits)) }},
 		{"label", func() error { return b.label.write(&p.Security) }},
 		{"seccomp", func() error { return b.seccomp(!p.Security.NoNewPrivs) }},
 		{"capability bounding set", func() error { return bounding(p.Security.Caps) }},
-		{"user", func() error { return user(p) }},
+		{"user", func() error { return told(become.User(p.UID, p.GID, p.Groups, p.SetGroups)) }},
 		{"capabilities", func() error { return capabilities(p.Security.Caps) }},
 		{"no_new_privs", func() error { return noNewPrivs(p.Security.NoNewPrivs) }},
 		{"seccomp", func() error { return b.seccomp(p.Security.NoNewPrivs) }},
@@ -50,40 +52,6 @@ func (b *box) finish() error {
 		return err
 	}
 	return execute(p)
-}
-
-// ownNull replaces a standard stream that is the host's null device by the container's: a descriptor into the host's /dev is
-// a way out of the container, and one that a checkpoint could not write down. Without such a device it stays.
-func ownNull() {
-	for fd := range 3 {
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
-			continue
-		}
-		own, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return
-		}
-		if unix.Fstat(own, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
-			unix.Dup3(own, fd, 0)
-		}
-		unix.Close(own)
-	}
-}
-
-// ownStreams gives the standard streams to the container's user, who may want to open /dev/stdout again. Terminals of
-// somebody else and the null device stay as they are; what can't be changed is left alone.
-func ownStreams(uid int, tty bool) {
-	for fd := range 3 {
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) != nil || st.Uid == uint32(uid) {
-			continue
-		}
-		if st.Mode&unix.S_IFMT == unix.S_IFCHR && (!tty || st.Rdev == unix.Mkdev(1, 3)) {
-			continue
-		}
-		unix.Fchown(fd, uid, -1)
-	}
 }
 
 // chdir enters the working directory, which is made when missing. It is resolved without magic links, so that no
@@ -111,49 +79,18 @@ func persona(s *program.Security) error {
 	return errno(e)
 }
 
-// rlimits sets the limits. Raising a hard limit needs CAP_SYS_RESOURCE; without it what is there bounds what is set
-// (rlimitWarnings has said so).
-func rlimits(limits []program.Rlimit) error {
-	for _, l := range limits {
-		want := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-		err := prlimit(int(l.Resource), &want, nil)
-		if err == unix.EPERM {
-			var have unix.Rlimit
-			if err := prlimit(int(l.Resource), nil, &have); err != nil {
-				return err
-			}
-			want.Max, want.Cur = min(want.Max, have.Max), min(want.Cur, have.Max)
-			err = prlimit(int(l.Resource), &want, nil)
-		}
-		if err != nil {
-			return fmt.Errorf("resource %d: %w", l.Resource, err)
-		}
-	}
-	return nil
-}
-
 func rlimitWarnings(limits []program.Rlimit) []string {
 	var out []string
 	for _, l := range limits {
 		var have unix.Rlimit
-		if prlimit(int(l.Resource), nil, &have) == nil && l.Hard > have.Max && !mayRaise() {
+		if become.Prlimit(l.Resource, nil, &have) == 0 && l.Hard > have.Max && !mayRaise() {
 			out = append(out, fmt.Sprintf("rlimit %d: hard limit stays at %d: not permitted to raise it", l.Resource, have.Max))
 		}
 	}
 	return out
 }
 
-func mayRaise() bool { return granted()&(1<<unix.CAP_SYS_RESOURCE) != 0 }
-
-// granted are the capabilities this thread has: in a container's user namespace all of them.
-func granted() uint64 {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if unix.Capget(&hdr, &data[0]) != nil {
-		return 0
-	}
-	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
-}
+func mayRaise() bool { return become.Granted()&(1<<unix.CAP_SYS_RESOURCE) != 0 }
 
 // grantable takes out of the sets what this process has not got itself, and says so: the specification wants a warning,
 // not an error (config.md, "Linux Process", capabilities). Capabilities(7): bounding set and permitted only shrink, and
@@ -162,7 +99,7 @@ func grantable(c *program.Capabilities) []string {
 	if c == nil {
 		return nil
 	}
-	have := granted()
+	have := become.Granted()
 	missing := (c.Bounding | c.Effective | c.Permitted | c.Inheritable | c.Ambient) &^ have
 	for _, set := range [...]*uint64{&c.Bounding, &c.Effective, &c.Permitted, &c.Inheritable, &c.Ambient} {
 		*set &= have
@@ -182,80 +119,39 @@ func grantable(c *program.Capabilities) []string {
 	return out
 }
 
+// told makes an error of what package become says.
+func told(t become.Trouble) error {
+	switch {
+	case t.Errno == 0:
+		return nil
+	case t.What == "":
+		return t.Errno
+	case strings.HasSuffix(t.What, " "):
+		return fmt.Errorf("%s%d: %w", t.What, t.Number, t.Errno)
+	}
+	return fmt.Errorf("%s: %w", t.What, t.Errno)
+}
+
+// bounding and capabilities leave all as it is where the program says nothing.
 func bounding(c *program.Capabilities) error {
 	if c == nil {
 		return nil
 	}
-	for i := range uintptr(64) {
-		if c.Bounding&(1<<i) != 0 {
-			continue
-		}
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, i, 0, 0, 0)
-		if err == unix.EINVAL {
-			break // the kernel knows no more
-		}
-		if err != nil {
-			return fmt.Errorf("drop %d: %w", i, err)
-		}
-	}
-	return nil
-}
-
-// user becomes the user. Raw system calls: credentials belong to the thread, and the library's wrappers would change
-// those of all threads.
-func user(p *program.Process) error {
-	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	if p.SetGroups {
-		// A user namespace whose maps an unprivileged user has written has setgroups denied (user_namespaces(7)). The
-		// groups of that user stay then, which nobody has asked to be others.
-		if err := setgroups(p.Groups); err != nil && (len(p.Groups) > 0 || err != unix.EPERM) {
-			return fmt.Errorf("setgroups: %w", err)
-		}
-	}
-	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESGID, uintptr(p.GID), uintptr(p.GID), uintptr(p.GID)); e != 0 {
-		return fmt.Errorf("setgid %d: %w", p.GID, e)
-	}
-	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESUID, uintptr(p.UID), uintptr(p.UID), uintptr(p.UID)); e != 0 {
-		return fmt.Errorf("setuid %d: %w", p.UID, e)
-	}
-	return unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0)
+	return told(become.Bounding(c))
 }
 
 func capabilities(c *program.Capabilities) error {
 	if c == nil {
 		return nil
 	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	for i := range data {
-		shift := 32 * i
-		data[i] = unix.CapUserData{Effective: uint32(c.Effective >> shift), Permitted: uint32(c.Permitted >> shift),
-			Inheritable: uint32(c.Inheritable >> shift)}
-	}
-	if err := unix.Capset(&hdr, &data[0]); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return err
-	}
-	for i := range uintptr(64) {
-		if c.Ambient&(1<<i) == 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, i, 0, 0); err != nil {
-			return fmt.Errorf("ambient %d: %w", i, err)
-		}
-	}
-	return nil
+	return told(become.Capabilities(c))
 }
 
 func noNewPrivs(on bool) error {
 	if !on {
 		return nil
 	}
-	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	return errno(become.NoNewPrivs())
 }
 
 // seccomp loads the filter at one of its two places: before privileges go, when loading needs them, else after.
@@ -290,26 +186,13 @@ func execute(p *program.Process) error {
 		return err
 	}
 	name := p.Args[0]
-	if strings.ContainsRune(name, '/') {
-		return fmt.Errorf("exec %s: %w", name, execve(name, argv, envv))
+	e := become.Execute(name, getenv(p.Env, "PATH"), &argv[0], &envv[0])
+	runtime.KeepAlive(argv)
+	runtime.KeepAlive(envv)
+	if e == unix.ENOENT && !strings.ContainsRune(name, '/') {
+		return fmt.Errorf("exec %s: executable file not found in $PATH: %w", name, e)
 	}
-	found := error(unix.ENOENT)
-	for _, dir := range strings.Split(getenv(p.Env, "PATH"), ":") {
-		if dir == "" {
-			dir = "."
-		}
-		err := execve(dir+"/"+name, argv, envv)
-		if err != unix.ENOENT && err != unix.ENOTDIR && (err != unix.EACCES || found == unix.ENOENT) {
-			found = err
-		}
-		if err != unix.ENOENT && err != unix.ENOTDIR && err != unix.EACCES {
-			break
-		}
-	}
-	if found == unix.ENOENT {
-		return fmt.Errorf("exec %s: executable file not found in $PATH: %w", name, found)
-	}
-	return fmt.Errorf("exec %s: %w", name, found)
+	return fmt.Errorf("exec %s: %w", name, e)
 }
 
 func getenv(env []string, key string) string {

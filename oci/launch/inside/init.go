@@ -136,7 +136,7 @@ var stepNames = [...]string{
 	program.OpCopyUp: "copy up", program.OpDevice: "device", program.OpSymlink: "symlink", program.OpMask: "mask",
 	program.OpReadonly: "make read-only", program.OpSysctl: "sysctl", program.OpConsole: "console",
 	program.OpTree: "clone root", program.OpChroot: "change root",
-	program.OpMkdir: "make directory", program.OpSetns: "enter mount namespace", program.OpMemPolicy: "memory policy",
+	program.OpMkdir: "make directory", program.OpSetns: "enter mount namespace", program.OpMemPolicy: "linux.memoryPolicy",
 }
 
 func (b *box) step(s *program.Step) error {

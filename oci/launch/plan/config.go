@@ -84,6 +84,13 @@ func (c *Config) check() error {
 	if p := c.Linux.RootfsPropagation; p != "" && propagationWord(p) == 0 {
 		return invalid("linux.rootfsPropagation %q: not known", p)
 	}
+	for name, list := range map[string][]string{"maskedPaths": c.Linux.MaskedPaths, "readonlyPaths": c.Linux.ReadonlyPaths} {
+		for i, p := range list {
+			if !strings.HasPrefix(p, "/") {
+				return invalid("linux.%s[%d] %q: not an absolute path", name, i, p)
+			}
+		}
+	}
 	if name := c.Process.User.Username; name != "" {
 		c.warn("process.user.username %q: of Windows; uid and gid count", name)
 	}
@@ -124,6 +131,8 @@ func checkProcess(p *specs.Process) error {
 		return invalid("process.cwd %q: not an absolute path", p.Cwd)
 	case p.CommandLine != "":
 		return unsupported("process.commandLine")
+	case p.OOMScoreAdj != nil && (*p.OOMScoreAdj < -1000 || *p.OOMScoreAdj > 1000):
+		return invalid("process.oomScoreAdj %d: not within -1000 and 1000", *p.OOMScoreAdj)
 	}
 	for i, s := range p.Args {
 		if strings.ContainsRune(s, 0) {

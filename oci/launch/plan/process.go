@@ -88,15 +88,11 @@ func checkIDs(u *specs.User) error {
 	return nil
 }
 
-// rlimitNames is a table; it is never written. Index is the number of the resource.
-var rlimitNames = [...]string{"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS",
-	"SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"}
-
 func rlimits(list []specs.POSIXRlimit, nofile program.Rlimit) ([]program.Rlimit, error) {
 	var out []program.Rlimit
-	seen := [len(rlimitNames)]bool{}
+	seen := [len(program.Resources)]bool{}
 	for i, l := range list {
-		n := index(rlimitNames[:], strings.TrimPrefix(l.Type, "RLIMIT_"))
+		n := program.Resource(l.Type)
 		switch {
 		case n < 0:
 			return nil, invalid("process.rlimits[%d].type %q: not known", i, l.Type)
@@ -123,17 +119,10 @@ func index(list []string, s string) int {
 	return -1
 }
 
-// capNames is a table; it is never written. Index is the number of the capability.
-var capNames = [...]string{"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-	"LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
-	"SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-	"SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-	"WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"}
-
 // Capabilities lists the names known, in the kernel's order.
 func Capabilities() []string {
 	var out []string
-	for _, n := range capNames {
+	for _, n := range program.CapabilityNames {
 		out = append(out, "CAP_"+n)
 	}
 	return out
@@ -156,7 +145,7 @@ func capabilities(c *specs.LinuxCapabilities) (*program.Capabilities, []string) 
 		{"permitted", c.Permitted, &out.Permitted}, {"ambient", c.Ambient, &out.Ambient},
 	} {
 		for _, name := range set.list {
-			n := index(capNames[:], strings.TrimPrefix(name, "CAP_"))
+			n := program.Capability(name)
 			if n < 0 {
 				warnings = append(warnings, fmt.Sprintf("config.json: process.capabilities.%s: %q not known", set.name, name))
 				continue
@@ -172,9 +161,9 @@ func capabilities(c *specs.LinuxCapabilities) (*program.Capabilities, []string) 
 		{"effective", "permitted", &out.Effective, out.Permitted}, {"ambient", "permitted", &out.Ambient, out.Permitted},
 		{"ambient", "inheritable", &out.Ambient, out.Inheritable},
 	} {
-		for n := range capNames {
+		for n := range program.CapabilityNames {
 			if bit := uint64(1) << n; *cut.mask&bit != 0 && cut.bound&bit == 0 {
-				warnings = append(warnings, fmt.Sprintf("config.json: process.capabilities.%s: CAP_%s is not %s", cut.name, capNames[n], cut.by))
+				warnings = append(warnings, fmt.Sprintf("config.json: process.capabilities.%s: CAP_%s is not %s", cut.name, program.CapabilityNames[n], cut.by))
 			}
 		}
 		*cut.mask &= cut.bound
@@ -204,6 +193,9 @@ func scheduler(from *specs.Process, s *program.Schedule) error {
 		}
 		if c.Priority < 0 {
 			return invalid("process.scheduler.priority: negative")
+		}
+		if c.Nice < -20 || c.Nice > 19 { // the kernel would take the nearest it has
+			return invalid("process.scheduler.nice %d: not within -20 and 19", c.Nice)
 		}
 		s.Set, s.Policy, s.Nice, s.Priority = true, uint64(n), int64(c.Nice), uint64(c.Priority)
 		s.Runtime, s.Deadline, s.Period = c.Runtime, c.Deadline, c.Period

@@ -154,26 +154,12 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
+// spaceKinds is the kernel's name of a type, 0 for one that is not known.
 func spaceKinds(t specs.LinuxNamespaceType) uintptr {
-	switch t {
-	case specs.PIDNamespace:
-		return unix.CLONE_NEWPID
-	case specs.NetworkNamespace:
-		return unix.CLONE_NEWNET
-	case specs.MountNamespace:
-		return unix.CLONE_NEWNS
-	case specs.IPCNamespace:
-		return unix.CLONE_NEWIPC
-	case specs.UTSNamespace:
-		return unix.CLONE_NEWUTS
-	case specs.UserNamespace:
-		return unix.CLONE_NEWUSER
-	case specs.CgroupNamespace:
-		return unix.CLONE_NEWCGROUP
-	case specs.TimeNamespace:
-		return unix.CLONE_NEWTIME
-	}
-	return 0
+	return map[specs.LinuxNamespaceType]uintptr{
+		specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.MountNamespace: unix.CLONE_NEWNS, specs.IPCNamespace: unix.CLONE_NEWIPC,
+		specs.UTSNamespace: unix.CLONE_NEWUTS, specs.UserNamespace: unix.CLONE_NEWUSER, specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.TimeNamespace: unix.CLONE_NEWTIME,
+	}[t]
 }
 
 // adopt puts the finished container into a mount namespace that is not its own: a clone of its tree, attached nowhere,

@@ -6,35 +6,80 @@ import "unsafe"
 
 // Numbers of the kernel's interface to x86-64.
 const (
-	sysRead      = 0
-	sysWrite     = 1
-	sysClose     = 3
-	sysNanosleep = 35
-	sysSocket    = 41
-	sysConnect   = 42
-	sysExitGroup = 231
-	sysOpenat    = 257
-	sysUnlinkat  = 263
+	sysRead           = 0
+	sysWrite          = 1
+	sysClose          = 3
+	sysRtSigaction    = 13
+	sysRtSigprocmask  = 14
+	sysNanosleep      = 35
+	sysSocket         = 41
+	sysConnect        = 42
+	sysSendto         = 44
+	sysSocketpair     = 53
+	sysWait4          = 61
+	sysKill           = 62
+	sysGetcwd         = 79
+	sysFchdir         = 81
+	sysRename         = 82
+	sysMkdir          = 83
+	sysUnlink         = 87
+	sysUmask          = 95
+	sysGeteuid        = 107
+	sysSetsid         = 112
+	sysRtSigtimedwait = 128
+	sysPrctl          = 157
+	sysExitGroup      = 231
+	sysKeyctl         = 250
+	sysOpenat         = 257
+	sysUnlinkat       = 263
+	sysReadlinkat     = 267
+	sysSetns          = 308
+	sysSeccomp        = 317
+	sysPidfdSignal    = 424
+	sysOpenTree       = 428
+	sysPidfdOpen      = 434
+	sysOpenat2        = 437
+	sysMountSetattr   = 442
 
-	atCwd      = -100
-	atRemove   = 0x200 // AT_REMOVEDIR
-	oDirectory = 0x10000
-	oNofollow  = 0x20000
-	oCloexec   = 0x80000
+	atCwd       = -100
+	atRemove    = 0x200 // AT_REMOVEDIR
+	atEmptyPath = 0x1000
+	oWronly     = 0x1
+	oCreate     = 0x40
+	oTruncate   = 0x200
+	oDirectory  = 0x10000
+	oNofollow   = 0x20000
+	oCloexec    = 0x80000
+	oPath       = 0x200000
 
 	enoent = 2
 	eintr  = 4
 	ebusy  = 16
+	eexist = 17
 
 	afUnix      = 1
 	sockStream  = 1
 	sockCloexec = 0x80000
+	setDumpable = 4 // PR_SET_DUMPABLE
+	wnohang     = 1
+
+	mountReadonly = 0x1 // MOUNT_ATTR_RDONLY
+	mountNoexec   = 0x8 // MOUNT_ATTR_NOEXEC
+
+	newMount     = 0x00020000                                        // CLONE_NEWNS
+	newPid       = 0x20000000                                        // CLONE_NEWPID
+	spacesJoined = 0x02000000 | 0x04000000 | 0x08000000 | 0x40000000 // CLONE_NEWCGROUP, NEWUTS, NEWIPC, NEWNET
 )
 
 // args are the arguments of a command that can be done here.
 type args struct {
 	root, command, id string
 	force             bool
+
+	// of exec
+	process, pidFile, cgroup string
+	detach                   bool
+	rest                     int // where the words after the id begin
 }
 
 // parse reads the arguments; false when there is one it does not know.
@@ -49,14 +94,27 @@ func (a *args) parse(sp *uintptr, argc int) bool {
 		case "--log", "--log-format": // nothing is logged where nothing goes wrong
 			i++
 			continue
-		case "start", "delete":
+		case "--systemd-cgroup": // matters to create only
+			continue
+		case "start", "delete", "exec":
 			a.command = s
 		default:
 			return false
 		}
 		break
 	}
-	for i++; i < argc; i++ {
+	if !a.rooted(sp, argc) {
+		return false
+	}
+	if a.command == "exec" {
+		return a.flags(sp, argc, i+1)
+	}
+	return a.words(sp, argc, i+1) && a.command != "" && a.id != ""
+}
+
+// words reads the arguments of start and delete.
+func (a *args) words(sp *uintptr, argc, i int) bool {
+	for ; i < argc; i++ {
 		switch s := arg(sp, i); {
 		case a.command == "delete" && (s == "--force" || s == "-f"):
 			a.force = true
@@ -66,10 +124,54 @@ func (a *args) parse(sp *uintptr, argc int) bool {
 			return false
 		}
 	}
+	return true
+}
+
+// rooted is true when it is known where the state is.
+func (a *args) rooted(sp *uintptr, argc int) bool {
 	if a.root == "" && !variable(sp, argc, "XDG_RUNTIME_DIR=") { // without root that is where the state may be
 		a.root = "/run/berth-oci"
 	}
-	return a.command != "" && a.id != "" && a.root != ""
+	return a.root != ""
+}
+
+// flags reads those of exec that can be done here, and the id.
+func (a *args) flags(sp *uintptr, argc, i int) bool {
+	for ; i < argc; i++ {
+		s := arg(sp, i)
+		value := ""
+		switch s {
+		case "--detach", "-d":
+			a.detach = true
+			continue
+		case "--process", "-p", "--pid-file", "--cgroup":
+			if i++; i == argc || arg(sp, i) == "" {
+				return false
+			}
+			value = arg(sp, i)
+		}
+		switch s {
+		case "--process", "-p":
+			a.process = value
+		case "--pid-file":
+			a.pidFile = value
+		case "--cgroup":
+			a.cgroup = value
+			for k := range len(value) { // "freezer:NAME": which hierarchies have directories is not asked for
+				if value[k] == ':' {
+					a.cgroup = value[k+1:]
+					break
+				}
+			}
+			if !plain(a.cgroup) || a.cgroup[0] == '.' {
+				return false
+			}
+		default:
+			a.id, a.rest = s, i+1
+			return plain(s)
+		}
+	}
+	return false
 }
 
 // plain is true for what package state takes for an id, and no flag.
@@ -174,12 +276,14 @@ func (a *args) delete() bool {
 
 // ended is true when the process of the record is there no more, or is a zombie.
 func ended(r *record) bool {
+	return booted(r.boot) && r.pid > 0 && gone(r.pid)
+}
+
+// booted is true when this is the boot of that name.
+func booted(boot string) bool {
 	var n name
 	var f file
-	if !n.add("/proc/sys/kernel/random/boot_id") || !f.read(atCwd, &n) || f.size < 36 || f.string()[:36] != r.boot {
-		return false
-	}
-	return r.pid > 0 && gone(r.pid)
+	return n.add("/proc/sys/kernel/random/boot_id") && f.read(atCwd, &n) && f.size >= 36 && f.string()[:36] == boot
 }
 
 func gone(pid int) bool {

@@ -10,7 +10,11 @@ type reply struct {
 	text [4096]byte
 }
 
-// Said is what the container's init answered to `start`; "" when there was no error, or nothing has been asked yet.
+// say is for errors that the ordinary program can't find again.
+func (r *reply) say(text string) { r.size = copy(r.text[:], text) }
+
+// Said is what the container's init answered to `start`, or what went wrong when an exec had been begun; "" when there was no
+// error, or nothing has been done yet.
 func Said() string {
 	r := answer()
 	return string(r.text[:r.size])
@@ -33,11 +37,15 @@ func variables() (maxprocs, gogc uintptr)
 //go:nocheckptr
 func early(sp *uintptr) int {
 	argc := int(*sp)
+	if argc == 3 && arg(sp, 1) == "become" {
+		p := scan{s: arg(sp, 2)}
+		initiate(p.number())
+	}
 	var a args
 	if a.parse(sp, argc) {
 		switch {
-		case a.command == "start" && a.start(), a.command == "delete" && a.delete():
-			exit()
+		case a.command == "start" && a.start(), a.command == "delete" && a.delete(), a.command == "exec" && a.exec(sp, argc):
+			leave(0)
 		}
 	}
 	n := 2 + argc
@@ -108,12 +116,6 @@ func variable(sp *uintptr, argc int, prefix string) bool {
 		}
 	}
 	return false
-}
-
-func exit() {
-	for {
-		syscall6(sysExitGroup, 0, 0, 0, 0, 0, 0)
-	}
 }
 
 // call is a system call; a negative result is an error number.

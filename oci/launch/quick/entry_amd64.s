@@ -80,3 +80,19 @@ TEXT ·variables(SB), NOSPLIT, $0-16
 	LEAQ gogc<>(SB), AX
 	MOVQ AX, gogc+8(FP)
 	RET
+
+// A picture (picture.go) and a file (blob); no more pages of them are there than are used.
+GLOBL picture<>(SB), NOPTR, $165888
+GLOBL blob<>(SB), NOPTR, $524296
+
+// func memory() *picture
+TEXT ·memory(SB), NOSPLIT, $0-8
+	LEAQ picture<>(SB), AX
+	MOVQ AX, ret+0(FP)
+	RET
+
+// func large() *blob
+TEXT ·large(SB), NOSPLIT, $0-8
+	LEAQ blob<>(SB), AX
+	MOVQ AX, ret+0(FP)
+	RET

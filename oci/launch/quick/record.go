@@ -3,8 +3,13 @@ package quick
 // record is what matters here of package state's State.
 type record struct {
 	pid           int
+	began         int    // field 22 of proc_pid_stat(5)
 	boot, dirs    string // dirs: the elements of the list, as JSON
 	start, delete bool   // it takes no more than is done here
+
+	exec                     bool
+	bundle                   string
+	filter, freezer, unified string
 }
 
 // parse reads a record in the very form that package state writes: the fields in their order, nothing between them, no
@@ -19,15 +24,48 @@ func parse(s string) (r record, ok bool) {
 	if !p.lit(`,"startTime":`) {
 		return r, false
 	}
-	p.number()
+	r.began = p.number()
 	if !p.lit(`,"boot":`) {
 		return r, false
 	}
-	if r.boot, ok = p.str(); !ok || !p.skipField(`,"bundle":`) || !p.skipField(`,"rootfs":`) || !p.skipField(`,"cgroup":`) {
+	if r.boot, ok = p.str(); !ok || !p.lit(`,"bundle":`) {
 		return r, false
 	}
-	r.start, r.delete, r.dirs, ok = p.early()
+	at := p.i
+	whole := true
+	if r.bundle, whole = p.str(); !whole {
+		p.i = at
+		if !p.skip() {
+			return r, false
+		}
+	}
+	if !p.skipField(`,"rootfs":`) || !p.skipField(`,"cgroup":`) {
+		return r, false
+	}
+	if r.start, r.delete, r.dirs, ok = p.early(); !ok {
+		return r, false
+	}
+	r.exec, r.filter, r.freezer, r.unified, ok = p.later()
+	r.exec = r.exec && whole
 	return r, ok && s[len(s)-1] == '}'
+}
+
+// later reads the rest of the field early, which is about exec.
+func (p *scan) later() (exec bool, filter, freezer, unified string, ok bool) {
+	if !p.lit(`,"exec":`) {
+		return false, "", "", "", false
+	}
+	if exec, ok = p.flag(); !ok || !p.lit(`,"filter":`) {
+		return false, "", "", "", false
+	}
+	if filter, ok = p.str(); !ok || !p.lit(`,"freezer":`) {
+		return false, "", "", "", false
+	}
+	if freezer, ok = p.str(); !ok || !p.lit(`,"unified":`) {
+		return false, "", "", "", false
+	}
+	unified, ok = p.str()
+	return exec, filter, freezer, unified, ok && p.lit(`}`)
 }
 
 // early reads the field of that name.
@@ -42,7 +80,7 @@ func (p *scan) early() (start, remove bool, dirs string, ok bool) {
 		return false, false, "", false
 	}
 	dirs, ok = p.list()
-	return start, remove, dirs, ok && p.lit(`}`)
+	return start, remove, dirs, ok
 }
 
 // list passes over the rest of a list of strings and returns its elements.

@@ -34,24 +34,46 @@ func Encode(p Program) []byte {
 // Decode reads what Encode wrote, and wraps fs.ErrInvalid for anything else.
 // The kernel checks the program itself.
 func Decode(b []byte) (Program, error) {
-	bad := fmt.Errorf("seccomp program of %d bytes: %w", len(b), fs.ErrInvalid)
-	if len(b) < headLen || string(b[:len(magic)]) != magic {
-		return Program{}, bad
+	flags, code, ok := Split(b)
+	if !ok {
+		return Program{}, fmt.Errorf("seccomp program of %d bytes: %w", len(b), fs.ErrInvalid)
 	}
-	b = b[len(magic):]
-	p := Program{Flags: uint(binary.LittleEndian.Uint32(b)), Notify: b[4] == 1}
-	n := binary.LittleEndian.Uint32(b[5:])
-	code := b[9:]
-	if b[4] > 1 || n == 0 || n > maxLen || len(code) != 8*int(n) {
-		return Program{}, bad
-	}
-	if p.Notify != (p.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0) {
-		return Program{}, bad
-	}
-	p.Filter = make([]unix.SockFilter, n)
+	p := Program{Flags: flags, Notify: flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0, Filter: make([]unix.SockFilter, len(code)/8)}
 	for i := range p.Filter {
 		c := code[8*i:]
 		p.Filter[i] = unix.SockFilter{Code: binary.LittleEndian.Uint16(c), Jt: c[2], Jf: c[3], K: binary.LittleEndian.Uint32(c[4:])}
 	}
 	return p, nil
+}
+
+// Split finds flags and instructions in what Encode wrote: 8 bytes each, on
+// little-endian machines as the kernel takes them. Like Unpack it is for
+// package quick, too, and does not allocate.
+func Split(b []byte) (flags uint, code []byte, ok bool) {
+	if len(b) < headLen || string(b[:len(magic)]) != magic {
+		return 0, nil, false
+	}
+	b = b[len(magic):]
+	flags = uint(binary.LittleEndian.Uint32(b))
+	n := binary.LittleEndian.Uint32(b[5:])
+	code = b[9:]
+	if b[4] > 1 || n == 0 || n > maxLen || len(code) != 8*int(n) {
+		return 0, nil, false
+	}
+	return flags, code, (b[4] == 1) == (flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0)
+}
+
+// Unpack takes a file of the cache apart: the profile's length, the profile,
+// the encoded program, and a checksum (CRC-32C) of all that, which is the
+// caller's to compare.
+func Unpack(b []byte) (profile, program []byte, sum uint32, ok bool) {
+	if len(b) < 8 {
+		return nil, nil, 0, false
+	}
+	b, tail := b[:len(b)-4], b[len(b)-4:]
+	n := uint64(binary.LittleEndian.Uint32(b))
+	if n > uint64(len(b)-4) {
+		return nil, nil, 0, false
+	}
+	return b[4 : 4+n], b[4+n:], binary.LittleEndian.Uint32(tail), true
 }

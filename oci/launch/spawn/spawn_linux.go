@@ -30,6 +30,9 @@ type raw struct {
 	first   cloneArgs
 	second  uintptr // flags of the second clone; 0: the first child becomes the process
 	shared  bool    // children run in the parent's memory, which waits for them
+	bare    bool    // shared, and what they have to say is left in pid and failed
+	pid     int     // of the second child
+	failed  record
 	tasks   []int
 	join    []Join
 	user    int // descriptor of the user namespace to join, -1
@@ -248,8 +251,12 @@ func again(w *raw) {
 	if pid == 0 {
 		return
 	}
-	r := record{Step: stepPid, Pid: int32(pid)}
-	syscall.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
+	if w.bare {
+		w.pid = int(pid)
+	} else {
+		r := record{Step: stepPid, Pid: int32(pid)}
+		syscall.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
+	}
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}
@@ -260,7 +267,11 @@ func again(w *raw) {
 //go:nocheckptr
 func fail(w *raw, step, index int, e syscall.Errno) {
 	r := record{Step: int32(step), Errno: int32(e), Index: int32(index)}
-	syscall.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
+	if w.bare {
+		w.failed = r
+	} else {
+		syscall.RawSyscall(unix.SYS_WRITE, uintptr(w.report), uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r))
+	}
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 127, 0, 0)
 	}

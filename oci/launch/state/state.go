@@ -54,11 +54,15 @@ type State struct {
 	Poststop    []hook.Hook       `json:"poststop,omitempty"`
 }
 
-// Early is what package quick goes by. Write fills in the first two.
+// Early is what package quick goes by. Write fills in the flags.
 type Early struct {
-	Start  bool     `json:"start"`  // to start it is one byte to the socket, no more
-	Delete bool     `json:"delete"` // once ended, there is nothing to remove but Dirs and the directory
-	Dirs   []string `json:"dirs"`   // of the cgroup, in all hierarchies
+	Start   bool     `json:"start"`   // to start it is one byte to the socket, no more
+	Delete  bool     `json:"delete"`  // once ended, there is nothing to remove but Dirs and the directory
+	Dirs    []string `json:"dirs"`    // of the cgroup, in all hierarchies
+	Exec    bool     `json:"exec"`    // for an exec there is nothing to do but what is written here
+	Filter  string   `json:"filter"`  // cached compiled filter, "": none
+	Freezer string   `json:"freezer"` // the directory that tells whether the cgroup is frozen
+	Unified string   `json:"unified"` // the directory on cgroup2
 }
 
 // Status is the state of a container in the words of runtime.md.
@@ -138,6 +142,8 @@ func (d *Dir) Write(s *State) error {
 	if e := s.Early; e != nil {
 		e.Start = len(s.Poststart) == 0
 		e.Delete = len(s.Poststop) == 0 && !s.Systemd && len(s.Groups) == 0 && len(e.Dirs) > 0
+		e.Exec = !s.Adopted && len(s.Tasks) == 0 && s.Seccomp == (s.Filter != "") && len(e.Dirs) > 0
+		e.Filter = s.Filter
 	}
 	b, err := json.Marshal(s)
 	if err != nil {

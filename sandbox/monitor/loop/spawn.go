@@ -108,6 +108,10 @@ func attributes(s *wire.Spawn) *syscall.SysProcAttr {
 	if s.TTY && s.PidFile == "" {
 		a.Setctty = true // descriptor 0
 	}
+	if s.PidFile != "" {
+		// A runtime program that outlived the monitor would make what nobody waits for.
+		a.Pdeathsig = syscall.SIGKILL
+	}
 	if s.Clone&unix.CLONE_NEWUSER != 0 {
 		a.UidMappings, a.GidMappings = idMaps(s.UIDMap), idMaps(s.GIDMap)
 		a.GidMappingsEnableSetgroups = true

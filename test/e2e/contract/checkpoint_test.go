@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -65,7 +64,7 @@ func TestCheckpoint(t *testing.T) {
 		cfg.Linux.SecurityContext.NamespaceOptions.Pid = mode
 		cfg.Mounts = []*rt.Mount{{ContainerPath: "/volume", HostPath: volume}}
 		id := p.Start(cfg)
-		harness.Eventually(t, 20*time.Second, "it counts", func() bool { return strings.HasPrefix(p.Log(name+".log", "stdout"), "1\n2\n3\n") })
+		harness.Eventually(t, harness.Patience, "it counts", func() bool { return strings.HasPrefix(p.Log(name+".log", "stdout"), "1\n2\n3\n") })
 		at := filepath.Join(n.Dir, name+".tar")
 		if err := n.Runtime.CheckpointContainer(t.Context(), &rt.CheckpointContainerRequest{ContainerId: id, Location: at, Timeout: 60}); err != nil {
 			t.Fatal(err)
@@ -74,7 +73,7 @@ func TestCheckpoint(t *testing.T) {
 		if s := n.Status(t, id); s.State != rt.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("%v", s)
 		}
-		harness.Eventually(t, 20*time.Second, "it counts on", func() bool { return len(strings.Fields(p.Log(name+".log", "stdout"))) > was })
+		harness.Eventually(t, harness.Patience, "it counts on", func() bool { return len(strings.Fields(p.Log(name+".log", "stdout"))) > was })
 		st, err := os.Stat(at)
 		if err != nil || st.Mode().Perm() != 0o600 {
 			t.Fatalf("%v, %v", st, err)

@@ -143,7 +143,7 @@ func TestBusyVolume(t *testing.T) {
 	if err := n.Runtime.StopContainer(t.Context(), id, 0); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 20*time.Second, "the volume can be unmounted", func() bool { return unix.Unmount(dir, 0) == nil })
+	harness.Eventually(t, harness.Patience, "the volume can be unmounted", func() bool { return unix.Unmount(dir, 0) == nil })
 	var own, host unix.Stat_t
 	if err := unix.Stat("/run/netns/berth-"+p.ID, &own); err != nil {
 		t.Fatal(err)

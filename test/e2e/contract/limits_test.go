@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -265,14 +264,14 @@ func TestStopWholeTree(t *testing.T) {
 		other := start("other", "sleep 1000")
 		id := start("c", fmt.Sprintf("(setsid sleep %s1 &); (setsid sh -c \"trap '' TERM; sleep %s2; sleep %s3\" &); trap 'exit 6' TERM; while :; do sleep 0.1; done", mark, mark, mark))
 		running := func() string { return n.Exec(t, other, "sh", "-c", "ps -o args | grep '[s]leep "+mark+"' | wc -l") }
-		harness.Eventually(t, 20*time.Second, "its processes are there", func() bool { return strings.TrimSpace(running()) >= "2" })
+		harness.Eventually(t, harness.Patience, "its processes are there", func() bool { return strings.TrimSpace(running()) >= "2" })
 		if err := n.Runtime.StopContainer(t.Context(), id, 10); err != nil {
 			t.Fatal(err)
 		}
 		if s := n.Status(t, id); s.State != rt.ContainerState_CONTAINER_EXITED || s.ExitCode != 6 {
 			t.Errorf("%v", s)
 		}
-		harness.Eventually(t, 20*time.Second, "all of them are gone", func() bool { return strings.TrimSpace(running()) == "0" })
+		harness.Eventually(t, harness.Patience, "all of them are gone", func() bool { return strings.TrimSpace(running()) == "0" })
 		if s := n.Status(t, other); s.State != rt.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("the other container of the pod: %v", s)
 		}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -52,7 +51,7 @@ func TestNetworkReady(t *testing.T) {
 	becomes := func(why string, ready bool) {
 		t.Helper()
 		var c *rt.RuntimeCondition
-		harness.Eventually(t, 10*time.Second, why, func() bool {
+		harness.Eventually(t, harness.Patience, why, func() bool {
 			c = network(t, n)
 			return c.Status == ready
 		})
@@ -266,7 +265,7 @@ func TestHostPorts(t *testing.T) {
 			return err == nil && strings.HasPrefix(got, "7000 sees ")
 		}
 		if a.answers {
-			harness.Eventually(t, 20*time.Second, fmt.Sprintf("%s %s from %q answers", a.proto, a.addr, a.from), try)
+			harness.Eventually(t, harness.Patience, fmt.Sprintf("%s %s from %q answers", a.proto, a.addr, a.from), try)
 		} else if a.proto == "tcp" && try() { // what is not there is refused at once by TCP alone
 			t.Errorf("%s %s from %q answers and should not", a.proto, a.addr, a.from)
 		}

@@ -261,7 +261,7 @@ func TestPodFiles(t *testing.T) {
 	empty.DnsConfig = nil
 	host, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	if got := n.Exec(t, n.Run(t, empty).Start(harness.Command("c", "sleep 1000")), "cat", "/etc/resolv.conf"); got != string(host) {
 		t.Errorf("resolv.conf without a DNS config: %q, the host's is %q", got, host)

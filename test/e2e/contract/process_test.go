@@ -86,7 +86,7 @@ func TestTerminal(t *testing.T) {
 		return p.Start(cfg)
 	}
 	id := start("tty")
-	harness.Eventually(t, 20*time.Second, "it has spoken", func() bool {
+	harness.Eventually(t, harness.Patience, "it has spoken", func() bool {
 		return p.Log("tty.log", "stdout") == "term xterm\r\n/dev/pts/0\r\nerr\r\nconsole\r\n"
 	})
 	if got := p.Log("tty.log", "stderr"); got != "" {
@@ -96,7 +96,7 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("TERM of an exec'ed process: %q", got)
 	}
 	start("own", &rt.KeyValue{Key: "TERM", Value: []byte("vt52")})
-	harness.Eventually(t, 20*time.Second, "TERM is the request's", func() bool { return strings.HasPrefix(p.Log("own.log", "stdout"), "term vt52\r\n") })
+	harness.Eventually(t, harness.Patience, "TERM is the request's", func() bool { return strings.HasPrefix(p.Log("own.log", "stdout"), "term vt52\r\n") })
 	plain := p.Start(harness.Command("plain", "sleep 1000"))
 	if got := n.Exec(t, plain, "sh", "-c", "echo [$TERM]; readlink /proc/1/fd/0"); got != "[]\n/dev/null\n" {
 		t.Errorf("without a terminal: %q", got)
@@ -112,7 +112,7 @@ func TestNameFiles(t *testing.T) {
 	id := p.Start(harness.Command("c", "sleep 1000"))
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	n.Says(t, id, map[string]string{"cat /etc/resolv.conf": "", "cat /etc/hosts": string(hosts)})
 }
@@ -280,7 +280,7 @@ func TestLogFiles(t *testing.T) {
 		return st.Size()
 	}
 	was := size()
-	harness.Eventually(t, 20*time.Second, "the old file still grows", func() bool { return size() > was })
+	harness.Eventually(t, harness.Patience, "the old file still grows", func() bool { return size() > was })
 	for range 2 {
 		if err := n.Runtime.ReopenContainerLog(ctx, id); err != nil {
 			t.Errorf("reopen: %v", err)
@@ -331,14 +331,14 @@ func TestLogDiskFull(t *testing.T) {
 	defer unix.Unmount(pod.LogDirectory, unix.MNT_DETACH)
 	p := n.Run(t, pod)
 	id := p.Start(harness.Command("c", "head -c 2000000 /dev/zero | tr '\\0' x; echo; touch /tmp/through; while :; do echo later; sleep 0.05; done"))
-	harness.Eventually(t, 20*time.Second, "it gets through", func() bool {
+	harness.Eventually(t, harness.Patience, "it gets through", func() bool {
 		_, _, err := n.Runtime.ExecSync(t.Context(), id, []string{"test", "-e", "/tmp/through"}, 0)
 		return err == nil
 	})
 	if err := os.Truncate(filepath.Join(pod.LogDirectory, "c.log"), 0); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 20*time.Second, "it is logged again when there is room", func() bool { return strings.Contains(p.Log("c.log", "stdout"), "later") })
+	harness.Eventually(t, harness.Patience, "it is logged again when there is room", func() bool { return strings.Contains(p.Log("c.log", "stdout"), "later") })
 }
 
 // ExecSync: much output is cut below what a client takes, and a child that keeps the pipes does not keep the answer.

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -27,7 +26,7 @@ func reboot(t *testing.T, n *harness.Node, pods ...*harness.Pod) {
 		found, _ := filepath.Glob("/sys/fs/cgroup/*" + p.Config.Linux.CgroupParent)
 		groups = append(groups, append(found, "/sys/fs/cgroup"+p.Config.Linux.CgroupParent)...)
 	}
-	harness.Eventually(t, 30*time.Second, "nothing runs any more", func() bool {
+	harness.Eventually(t, harness.Patience, "nothing runs any more", func() bool {
 		left := 0
 		procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 		for _, f := range procs { // monitors, and what else works in the state directory
@@ -138,10 +137,10 @@ func TestReboot(t *testing.T) {
 		}
 		return string(b)
 	}
-	harness.Eventually(t, 20*time.Second, "the network nobody knows of is given back, and the plugin told what is valid", func() bool {
+	harness.Eventually(t, harness.Patience, "the network nobody knows of is given back, and the plugin told what is valid", func() bool {
 		return strings.Contains(read("calls"), "DEL "+orphan.ID) && strings.Contains(read("calls"), "GC ")
 	})
-	harness.Eventually(t, 20*time.Second, "the valid attachments are those of pods that are known", func() bool {
+	harness.Eventually(t, harness.Patience, "the valid attachments are those of pods that are known", func() bool {
 		gc := read("GC.json")
 		return strings.Contains(gc, first.ID) && !strings.Contains(gc, orphan.ID)
 	})

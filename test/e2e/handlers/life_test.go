@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -21,10 +20,10 @@ func TestLife(t *testing.T) {
 		if err != nil || s.Status.RuntimeHandler != handler {
 			t.Errorf("runtime_handler %q, %v", s.GetStatus().GetRuntimeHandler(), err)
 		}
-		cfg := harness.Command("c", "trap 'echo bye; exit 7' TERM; echo out; echo err >&2; echo data >/file; while :; do sleep 0.05; done")
+		cfg := harness.Command("c", "trap 'echo bye; exit 7' TERM; echo data >/file; echo out; echo err >&2; while :; do sleep 0.05; done")
 		cfg.Linux.Resources = &rt.LinuxContainerResources{CpuShares: 512, MemoryLimitInBytes: 64 << 20}
 		id := p.Start(cfg)
-		harness.Eventually(t, 10*time.Second, "output in the log", func() bool {
+		harness.Eventually(t, harness.Patience, "output in the log", func() bool {
 			return p.Log("c.log", "stdout") == "out\n" && p.Log("c.log", "stderr") == "err\n"
 		})
 		if got := n.Exec(t, id, "cat", "/file"); got != "data\n" {
@@ -56,7 +55,7 @@ func execs(t *testing.T, n *harness.Node, id string) {
 	if err == nil || !strings.Contains(err.Error(), "DeadlineExceeded") {
 		t.Errorf("exec beyond its timeout: %v", err)
 	}
-	harness.Eventually(t, 10*time.Second, "nothing is left of the exec", func() bool {
+	harness.Eventually(t, harness.Patience, "nothing is left of the exec", func() bool {
 		return !strings.Contains(n.Exec(t, id, "ps"), "sleep 4321")
 	})
 }
@@ -103,7 +102,7 @@ func TestRestart(t *testing.T) {
 			return st.Size()
 		}
 		at := size()
-		harness.Eventually(t, 10*time.Second, "the log grows without a daemon", func() bool { return size() > at })
+		harness.Eventually(t, harness.Patience, "the log grows without a daemon", func() bool { return size() > at })
 		if err := n.Launch(); err != nil {
 			t.Fatal(err)
 		}

@@ -61,7 +61,7 @@ func run(verb, file string) ([]string, error) {
 	if err := json.Unmarshal(raw, &before); err != nil {
 		return nil, err
 	}
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		now, err := look()
 		if err != nil {
 			return nil, err
