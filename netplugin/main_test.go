@@ -19,6 +19,10 @@ import (
 // insideEnv marks the copy of the test program that runs in namespaces of its own.
 const insideEnv = "BERTH_NETPLUGIN_TEST"
 
+// The main goroutine keeps the first thread for itself. Another that ended with it locked, as those of newNS do, would leave it
+// where it is, in the namespace it made, for as long as the process lives.
+func init() { runtime.LockOSThread() }
+
 // TestMain runs the tests in network and mount namespaces of their own, so that links, rules and sysctls of the host
 // are never touched and nothing can be left behind.
 func TestMain(m *testing.M) {

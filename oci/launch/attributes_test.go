@@ -63,6 +63,9 @@ func TestSchedulers(t *testing.T) {
 	}
 }
 
+// The main goroutine keeps the first thread for itself: it would not end with a goroutine that is locked to it.
+func init() { runtime.LockOSThread() }
+
 // deadline asks the kernel for a deadline task of our own: a thread that ends with the goroutine which is locked to it.
 func deadline(s *specs.Scheduler) error {
 	err := make(chan error)

@@ -10,8 +10,8 @@
 //	delete kill by cgroup, remove cgroup and directory; works from any half-made state
 //
 // Packages below: plan decides, spawn clones, program is the message, inside is the init, state is the record on disk,
-// hook runs hooks, seccomp compiles filters, netdevice moves network devices, resctrl shares caches. Only this package
-// puts them together.
+// hook runs hooks, seccomp compiles filters, netdevice moves network devices, resctrl shares caches, become is what an init does
+// last. Only this package puts them together, and quick, which does what is plain without a Go runtime.
 //
 // Without root the command runs itself again in a user namespace first (rootless.go), and goes the same way there.
 //
@@ -19,6 +19,6 @@
 // before the cgroup, the cgroup before the process, and the init ends by itself when its parent is gone before "ready".
 //
 // The init never runs from a file that a container could write: it executes a clone of the binary's mount made
-// read-only and attached nowhere, or where the kernel can't (before Linux 5.12) a sealed memory file. With a user namespace
+// read-only and attached nowhere (the one this program runs from, if it does: package oci, Program), or where the kernel can't (before Linux 5.12) a sealed memory file. With a user namespace
 // it is a copy below the root, <root>/.exe, that nobody may read: what can't be read can't be traced (exe.go).
 package launch

@@ -88,6 +88,9 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// The main goroutine keeps the first thread for itself: it would not end with a goroutine that is locked to it.
+func init() { runtime.LockOSThread() }
+
 // mounted is the mountinfo of a thread in a mount namespace.
 func mounted(t *testing.T, mnt *os.File) string {
 	t.Helper()

@@ -196,7 +196,8 @@ func TestMonitorDiesWhileDead(t *testing.T) {
 	if s := d.status(id); s.ExitCode != 255 || s.Reason != "Unknown" {
 		t.Errorf("status %v", s)
 	}
-	if pods := d.pods(); len(pods) != 1 || pods[0].State != rt.PodSandboxState_SANDBOX_NOTREADY {
-		t.Errorf("pods %v", pods)
-	}
+	d.eventually("its pod is not ready", func() bool {
+		pods := d.pods()
+		return len(pods) == 1 && pods[0].State == rt.PodSandboxState_SANDBOX_NOTREADY
+	})
 }

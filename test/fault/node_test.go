@@ -222,10 +222,8 @@ func removeTree(dir string) {
 			removeTree(filepath.Join(dir, e.Name()))
 		}
 	}
-	for range 50 {
-		if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) {
-			return
-		}
+	// A process that was killed is in its group until it is gone.
+	for end := time.Now().Add(patience); errors.Is(os.Remove(dir), unix.EBUSY) && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
 }

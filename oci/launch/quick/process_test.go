@@ -3,6 +3,8 @@ package quick_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -188,4 +190,22 @@ func FuzzHome(f *testing.F) {
 			t.Errorf("%q, %d: %q %v, want %q %v", text, uid, got, ok, want, fine)
 		}
 	})
+}
+
+// What the daemon writes is taken, unless it has labels: of an exec's document it is the container's own.
+func TestDaemonsDocuments(t *testing.T) {
+	files, _ := filepath.Glob("../../../sandbox/compile/testdata/*.json")
+	if len(files) < 5 {
+		t.Fatalf("no specifications of the daemon: %v", files)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		labels := strings.Contains(string(text), `"apparmorProfile"`) || strings.Contains(string(text), `"selinuxLabel"`)
+		if _, ok := quick.Describe(string(text), true); ok == labels {
+			t.Errorf("%s: %v", name, ok)
+		}
+	}
 }
