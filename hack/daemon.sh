@@ -73,7 +73,7 @@ berth_up() {
 	for h in ${HANDLERS:-}; do
 		printf '[handlers.%s]\npath = "%s"\n' "$h" "$CACHE/peers/$h" >>"$WORK/config.toml"
 		# As docs/handlers.md says.
-		[ "$h" != runsc ] || printf 'args = ["--platform=systrap", "--network=host"]\n' >>"$WORK/config.toml"
+		[ "$h" != runsc ] || printf 'args = ["--platform=systrap", "--network=host", "--oci-seccomp", "--allow-suid"]\n' >>"$WORK/config.toml"
 	done
 	case " ${HANDLERS:-} " in *" crun "*) no_unified_controllers ;; esac
 	"$ROOT/bin/berth" serve --config "$WORK/config.toml" --root "$WORK/root" --state "$WORK/state" --listen "$ENDPOINT" \

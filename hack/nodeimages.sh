@@ -35,6 +35,11 @@ mmdebstrap --quiet --mode=root --variant=extract --aptopt='APT::Install-Recommen
 for applet in $(chroot root /bin/busybox --list); do
 	[ -e "root/bin/$applet" ] || [ -L "root/bin/$applet" ] || ln -s "$(chroot root /bin/bash -c "type -P $applet || echo busybox")" "root/bin/$applet"
 done
+# The other top wants a terminal.
+ln -sf busybox root/bin/top
+# Debian's busybox lacks this one, which the tests call for milliseconds: nmeter -d0 '%3t'.
+printf '#!/bin/sh\nexec date -u +%%T.%%3N\n' >root/bin/nmeter
+chmod 755 root/bin/nmeter
 mkdir -p root/tmp root/var/tmp root/uploads root/root
 chmod 1777 root/tmp root/var/tmp
 # A user whose second group only the image knows.

@@ -295,7 +295,7 @@ func measurePod(p *Pod, buf []byte) (*metrics.Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := g.Stats()
+	st, err := cgroup.Counters(g)
 	if err != nil {
 		return nil, err
 	}

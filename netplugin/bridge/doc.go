@@ -31,5 +31,5 @@
 // The table replaces nothing and must coexist with others. Its chains only translate addresses, and drop packets that
 // pods send to 127.0.0.0/8 (host ports on 127.0.0.1 need route_localnet on the bridge). A firewall that drops forwarded
 // packets, such as Docker's policy for the FORWARD chain, must let the pod range pass by a rule of its own: an accept
-// here can't overrule a drop there. [::1] has no host ports: there is no route_localnet for IPv6.
+// here can't overrule a drop there. [::1] has no host ports (hack/decisions/0022).
 package bridge

@@ -98,29 +98,33 @@ const unlimited = math.MaxUint64
 // Stats reads the counters of the group and all below it. The files are opened
 // on the first call and kept until Close, Remove, or until the group is gone,
 // which wraps fs.ErrNotExist. Calls take turns.
-func (g *Group) Stats() (Stats, error) { return readStats(g, transfer) }
+func (g *Group) Stats() (Stats, error) { return readStats(g, lists|metrics|transfers) }
 
 // Basic is Stats without what only metrics tell: of CPU the use and its pressure, of memory and swap everything, of tasks the
 // count, of IO the pressure. That is what lists are asked for every few seconds, and costs about half.
-func Basic(g *Group) (Stats, error) { return readStats(g, basic) }
+func Basic(g *Group) (Stats, error) { return readStats(g, lists) }
 
-// level says who wants a file: everybody, Stats, or only who does not have the same from somewhere else.
-type level uint8
+// Counters is Stats without what metrics do not tell: limits and what follows from them, of IO all but the pressure. A file costs
+// 1 to 10 us to read, and a snapshot of a full node reads thousands.
+func Counters(g *Group) (Stats, error) { return readStats(g, metrics) }
+
+// readers says who wants a file.
+type readers uint8
 
 const (
-	basic level = iota
-	more
-	transfer // of all devices together, which DetailOf has of each
+	lists readers = 1 << iota
+	metrics
+	transfers // of all devices together, which DetailOf has of each
 )
 
-func readStats(g *Group, upTo level) (Stats, error) {
+func readStats(g *Group, who readers) (Stats, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stats == nil {
 		g.stats = openStats(g)
 	}
 	s := Stats{Time: time.Now(), Memory: MemoryStats{Limit: unlimited}, Pids: PidsStats{Limit: unlimited}}
-	err := g.stats.read(&s, upTo)
+	err := g.stats.read(&s, who)
 	if err != nil {
 		g.stats.close()
 		g.detail.close()
@@ -142,7 +146,7 @@ type statFiles struct {
 
 type statFile struct {
 	fd    int
-	level level
+	who   readers
 	parse func(text []byte, s *Stats)
 }
 
@@ -150,7 +154,7 @@ type statFile struct {
 type source struct {
 	controller string
 	file       string
-	level      level
+	who        readers
 	parse      func(text []byte, s *Stats)
 }
 
@@ -167,7 +171,7 @@ func openStats(g *Group) *statFiles {
 		if err != nil {
 			continue
 		}
-		st.files = append(st.files, statFile{fd: fd, level: src.level, parse: src.parse})
+		st.files = append(st.files, statFile{fd: fd, who: src.who, parse: src.parse})
 	}
 	return st
 }
@@ -175,40 +179,40 @@ func openStats(g *Group) *statFiles {
 func sources(g *Group) []source {
 	var all []source
 	add := func(controller, file string, parse func([]byte, *Stats)) {
-		all = append(all, source{controller, file, basic, parse})
+		all = append(all, source{controller, file, lists | metrics, parse})
 	}
-	rare := func(l level, controller, file string, parse func([]byte, *Stats)) {
-		all = append(all, source{controller, file, l, parse})
+	only := func(who readers, controller, file string, parse func([]byte, *Stats)) {
+		all = append(all, source{controller, file, who, parse})
 	}
 	// cgroup2 counts CPU time without a controller, but in hybrid mode without
 	// the throttling.
 	if g.lay.mode != Unified {
 		add("cpuacct", "cpuacct.usage", parseUsageV1)
-		rare(more, "cpuacct", "cpuacct.stat", parseCPUAcct)
-		rare(more, "cpu", "cpu.stat", parseCPU)
+		only(metrics, "cpuacct", "cpuacct.stat", parseCPUAcct)
+		only(metrics, "cpu", "cpu.stat", parseCPU)
 	} else {
 		add(unifiedName, "cpu.stat", parseCPU)
 	}
 	if v2, _ := g.has("memory"); v2 {
 		add("memory", "memory.current", func(b []byte, s *Stats) { s.Memory.Usage = decimal(b) })
 		add("memory", "memory.stat", parseMemoryV2)
-		add("memory", "memory.max", parseLimit)
+		only(lists, "memory", "memory.max", parseLimit)
 		add("memory", "memory.swap.current", func(b []byte, s *Stats) { s.Swap.Usage = decimal(b) })
-		add("memory", "memory.swap.max", parseSwapV2)
+		only(lists, "memory", "memory.swap.max", parseSwapV2)
 	} else {
 		add("memory", "memory.usage_in_bytes", func(b []byte, s *Stats) { s.Memory.Usage = decimal(b) })
 		add("memory", "memory.stat", parseMemoryV1)
-		add("memory", "memory.limit_in_bytes", parseLimit)
+		only(lists, "memory", "memory.limit_in_bytes", parseLimit)
 		add("memory", "memory.memsw.usage_in_bytes", parseSwapUsageV1)
-		add("memory", "memory.memsw.limit_in_bytes", parseSwapV1)
+		only(lists, "memory", "memory.memsw.limit_in_bytes", parseSwapV1)
 	}
 	add("pids", "pids.current", func(b []byte, s *Stats) { s.Pids.Current = decimal(b) })
-	rare(more, "pids", "pids.max", func(b []byte, s *Stats) { s.Pids.Limit = decimal(b) })
+	only(metrics, "pids", "pids.max", func(b []byte, s *Stats) { s.Pids.Limit = decimal(b) })
 	if v2, ok := g.has("io"); ok && v2 {
-		rare(transfer, "io", "io.stat", parseIOV2)
+		only(transfers, "io", "io.stat", parseIOV2)
 	} else {
-		rare(transfer, "blkio", "blkio.throttle.io_service_bytes_recursive", parseIOBytesV1)
-		rare(transfer, "blkio", "blkio.throttle.io_serviced_recursive", parseIOCountV1)
+		only(transfers, "blkio", "blkio.throttle.io_service_bytes_recursive", parseIOBytesV1)
+		only(transfers, "blkio", "blkio.throttle.io_serviced_recursive", parseIOCountV1)
 	}
 	add(unifiedName, "cpu.pressure", func(b []byte, s *Stats) { s.CPU.PSI = parsePSI(b) })
 	add(unifiedName, "memory.pressure", func(b []byte, s *Stats) { s.Memory.PSI = parsePSI(b) })
@@ -216,12 +220,12 @@ func sources(g *Group) []source {
 	return all
 }
 
-func (st *statFiles) read(s *Stats, upTo level) error {
+func (st *statFiles) read(s *Stats, who readers) error {
 	if len(st.files) == 0 {
 		return fs.ErrNotExist
 	}
 	for _, f := range st.files {
-		if f.level > upTo {
+		if f.who&who == 0 {
 			continue
 		}
 		text, err := st.pread(f.fd)
@@ -298,9 +302,9 @@ type detailFile struct {
 	parse func(text []byte, d *Detail)
 }
 
-// DetailOf is Stats and more. Files are opened on the first call and kept, as with Stats; errors are those of Stats.
+// DetailOf is Counters and more. Files are opened on the first call and kept, as with Stats; errors are those of Stats.
 func DetailOf(g *Group) (Detail, error) {
-	s, err := readStats(g, more)
+	s, err := readStats(g, metrics)
 	if err != nil {
 		return Detail{}, err
 	}

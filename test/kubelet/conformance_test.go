@@ -37,7 +37,7 @@ func TestNodeConformance(t *testing.T) {
 		args = append(args, "--focus="+focus)
 	}
 	args = append(args, c.Tool("kube/e2e_node.test"), "--", "--start-services=false", "--stop-services=false", "--prepull-images=false",
-		"--bearer-token="+c.Rest.BearerToken, "--host="+c.Rest.Host, "--node-name="+cluster.NodeName, "--system-spec-file="+spec,
+		"--bearer-token="+c.Rest.BearerToken, "--host="+c.Rest.Host, "--node-name="+cluster.NodeName, "--system-spec-file="+spec, "--dns-domain=cluster.local",
 		"--container-runtime-endpoint="+c.Endpoint(), "--report-dir="+dir)
 	cmd := exec.CommandContext(t.Context(), c.Tool("kube/ginkgo"), args...)
 	cmd.Dir = dir

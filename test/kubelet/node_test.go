@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,11 +27,13 @@ func TestStaticPod(t *testing.T) {
 	b := bench{t, c, "default"}
 	file := filepath.Join(c.Manifests, "static.yaml")
 	manifest := "apiVersion: v1\nkind: Pod\nmetadata: {name: static}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers: [{name: c, image: " + nginx + "}]\n"
+	began := time.Now()
 	if err := os.WriteFile(file, []byte(manifest), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Remove(file) }) // it may be gone
 	p := b.ready("static-" + cluster.NodeName)
+	t.Logf("ready %s after its manifest was there", time.Since(began).Round(10*time.Millisecond))
 	if page, err := get(t.Context(), "http://"+p.Status.PodIP); err != nil || !strings.Contains(page, "Welcome") {
 		t.Errorf("%q, %v", page, err)
 	}

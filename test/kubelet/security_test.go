@@ -126,7 +126,7 @@ func TestRuntimeClass(t *testing.T) {
 	t.Parallel()
 	b := open(t)
 	classes := b.Client.NodeV1().RuntimeClasses()
-	for class, handler := range map[string]string{"ours-" + b.ns: "berth", "nobodys-" + b.ns: "nobody"} {
+	for class, handler := range map[string]string{"ours-" + b.ns: "berth", "others-" + b.ns: "test-handler", "nobodys-" + b.ns: "nobody"} {
 		rc := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: class}, Handler: handler}
 		if _, err := classes.Create(t.Context(), rc, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -134,8 +134,13 @@ func TestRuntimeClass(t *testing.T) {
 		t.Cleanup(func() { classes.Delete(context.Background(), class, metav1.DeleteOptions{}) })
 	}
 	b.pod("ours", "runtimeClassName: ours-"+b.ns+"\nterminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: \""+busybox+"\", command: [sleep, \"3600\"]}]")
+	b.pod("others", "runtimeClassName: others-"+b.ns+"\nterminationGracePeriodSeconds: 1\ncontainers: [{name: c, image: \""+busybox+"\", command: [sleep, \"3600\"]}]")
 	b.pod("nobodys", "runtimeClassName: nobodys-"+b.ns+"\ncontainers: [{name: c, image: \""+busybox+"\", command: [sleep, \"3600\"]}]")
 	b.ready("ours")
+	b.ready("others")
+	if got := b.sh("others", "echo up"); got != "up" {
+		t.Errorf("exec under the other handler: %q", got)
+	}
 	b.event("nobodys", "FailedCreatePodSandBox", "nobody")
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,7 @@ func TestDeployment(t *testing.T) {
 // deployment rolls one out, updates it, and takes it back.
 func deployment(t *testing.T) {
 	b := open(t)
+	began := time.Now()
 	b.create(`
 apiVersion: apps/v1
 kind: Deployment
@@ -66,6 +68,7 @@ spec:
         readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}
 `)
 	pods := b.replicas("web", 2)
+	t.Logf("two pods ready after %s", time.Since(began).Round(10*time.Millisecond))
 	ips := map[string]bool{}
 	for _, p := range pods {
 		ips[p.Status.PodIP] = true

@@ -25,7 +25,7 @@ func config(cache string) string {
 	for _, name := range runtimes {
 		fmt.Fprintf(&b, "[handlers.%s]\npath = %q\n", name, filepath.Join(cache, "peers", name))
 	}
-	fmt.Fprintf(&b, "[handlers.runsc]\npath = %q\nargs = [\"--platform=systrap\", \"--network=host\"]\n", filepath.Join(cache, "peers/runsc"))
+	fmt.Fprintf(&b, "[handlers.runsc]\npath = %q\nargs = [\"--platform=systrap\", \"--network=host\", \"--oci-seccomp\", \"--allow-suid\"]\n", filepath.Join(cache, "peers/runsc"))
 	fmt.Fprintf(&b, "[handlers.bare]\npath = %q\nprivileged_without_host_devices = true\npod_annotations = [\"e2e.pod/*\", \"exact\"]\ncontainer_annotations = [\"e2e.ctr/one\"]\n",
 		filepath.Join(cache, "peers/runc"))
 	fmt.Fprintf(&b, "[handlers.missing]\npath = %q\n", missing())

@@ -27,6 +27,11 @@ import (
 // listenIn listens on a port of a pod's network, as a process of the pod would, and serves each connection.
 func listenIn(t *testing.T, pod string, serve func(net.Conn)) int {
 	t.Helper()
+	return listenAt(t, pod, "127.0.0.1:0", serve)
+}
+
+func listenAt(t *testing.T, pod, addr string, serve func(net.Conn)) int {
+	t.Helper()
 	runtime.LockOSThread()
 	var nets [2]int
 	for i, path := range []string{"/proc/thread-self/ns/net", filepath.Join("/run/netns", "berth-"+pod)} {
@@ -40,7 +45,7 @@ func listenIn(t *testing.T, pod string, serve func(net.Conn)) int {
 	if err := unix.Setns(nets[1], unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", addr)
 	if err := unix.Setns(nets[0], unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err) // with the thread locked: it is not used again
 	}
@@ -147,6 +152,68 @@ func through(port int, size int64) error {
 		return fmt.Errorf("%d bytes of %d came back, %w", n, size, err)
 	}
 	return nil
+}
+
+// A server that has IPv6 only is found behind the pod's ::1.
+func TestForwardIPv6(t *testing.T) {
+	n := harness.Get(t)
+	n.Foreign(t)
+	p := n.Run(t, harness.PodConfig("six", n.Dir))
+	p.Start(harness.Command("c", "sleep 10000"))
+	port := listenAt(t, p.ID, "[::1]:0", echo)
+	for _, protocol := range protocols {
+		local, _ := forward(t.Context(), t, n, p.ID, protocol, port)
+		if err := through(local[0], 1<<20); err != nil {
+			t.Errorf("%s: %v", protocol, err)
+		}
+	}
+}
+
+// The network of a pod in the host's is the host's: what listens there on loopback is what its ports lead to.
+func TestForwardHostNetwork(t *testing.T) {
+	n := harness.Get(t)
+	n.Foreign(t)
+	cfg := harness.PodConfig("host", n.Dir)
+	cfg.Linux.SecurityContext.NamespaceOptions.Network = rt.NamespaceMode_NODE
+	p := n.Run(t, cfg)
+	p.Start(harness.Command("c", "nc -l -p 28417 -e cat"))
+	for _, protocol := range protocols {
+		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+			ln, err := net.Listen("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			// ends with the listener.
+			go func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					echo(c)
+					c.Close()
+				}
+			}()
+			local, _ := forward(t.Context(), t, n, p.ID, protocol, ln.Addr().(*net.TCPAddr).Port)
+			if err := through(local[0], 1<<20); err != nil {
+				t.Errorf("%s to %s: %v", protocol, addr, err)
+			}
+		}
+	}
+	// And the container's own server.
+	local, _ := forward(t.Context(), t, n, p.ID, protocols[0], 28417)
+	harness.Eventually(t, harness.Patience, "the container answers", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", local[0]))
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		c.Write([]byte("there"))
+		c.(*net.TCPConn).CloseWrite()
+		b, _ := io.ReadAll(c)
+		return string(b) == "there"
+	})
 }
 
 // Fifty connections at once, over one session and over fifty.

@@ -26,13 +26,13 @@ func (c *Cluster) host() error {
 	if err := unix.Mount("berth-kube", c.Dir, "tmpfs", 0, "mode=755,size=4g"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", c.Dir, err)
 	}
-	for _, d := range []string{"root", "state", "certs.d", "cni", "bin", "kubelet", "pods", "plugins", "manifests", "pki", "procfs"} {
+	for _, d := range []string{"root", "state", "certs.d", "cni", "bin", "kubelet", "plugins", "manifests", "pki", "procfs"} {
 		if err := os.Mkdir(filepath.Join(c.Dir, d), 0o755); err != nil {
 			return err
 		}
 	}
 	c.Manifests = filepath.Join(c.Dir, "manifests")
-	// kubelet links every log from /var/log/containers, whatever its configuration says.
+	// kubelet links every log from /var/log/containers, whatever its configuration says; the logs are in /var/log/pods.
 	if err := unix.Mount("berth-log", "/var/log", "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}

@@ -31,10 +31,12 @@ func (c *Cluster) registry() error {
 	return Poll(context.Background(), time.Minute, func(context.Context) error { _, err := os.Stat(at); return err })
 }
 
-// runtime starts Berth. The handlers beside the built-in one are other names for it, for RuntimeClass.
+// runtime starts Berth. The handler beside the built-in one has the name that Kubernetes' node tests want, and runs the
+// same program as if it were a foreign one.
 func (c *Cluster) runtime() error {
 	config := filepath.Join(c.Dir, "config.toml")
-	if err := os.WriteFile(config, []byte(os.Getenv("BERTH_KUBELET_CONFIG")), 0o644); err != nil {
+	handler := fmt.Sprintf("[handlers.test-handler]\npath = %q\n", filepath.Join(c.top, "bin/berth-oci"))
+	if err := os.WriteFile(config, []byte(handler+os.Getenv("BERTH_KUBELET_CONFIG")), 0o644); err != nil {
 		return err
 	}
 	if err := c.launch("berth", filepath.Join(c.top, "bin/berth"), "serve", "--config", config, "--log-level", "debug", "--root", filepath.Join(c.Dir, "root"),
@@ -67,7 +69,6 @@ readOnlyPort: 10255
 clusterDomain: cluster.local
 containerRuntimeEndpoint: "ENDPOINT"
 staticPodPath: "DIR/manifests"
-podLogsDir: "DIR/pods"
 volumePluginDir: "DIR/plugins"
 cgroupRoot: "CGROUP"
 failCgroupV1: false
