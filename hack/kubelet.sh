@@ -59,4 +59,4 @@ fi
 [ "${1:-}" != -- ] || shift
 make -s -C "$ROOT" build
 cd "$ROOT/test/kubelet"
-BERTH_KUBELET=required CGO_ENABLED=0 "$ROOT/hack/testns.sh" go test -json -count=1 -timeout 20m -parallel 12 "$@" . | testsum -name kubelet
+BERTH_KUBELET=required CGO_ENABLED=0 "$ROOT/hack/testns.sh" go test -json -count=1 -timeout 20m -parallel 12 "$@" . | testsum -name kubelet ${TOTALS:+-totals "$TOTALS"}

@@ -5,7 +5,7 @@
 #   hack/vm.sh shell [OPTION]...                     boots a node and gives a shell in it
 #   hack/vm.sh up|exec|put|get|down ...              the same in steps: see below
 #   hack/vm.sh image                                 makes the images, without booting
-#   hack/vm.sh test [SUITE]...                       everything that is tested in virtual nodes (hack/vm/test.sh)
+#   hack/vm.sh test [--suite SUITE]...               everything that is tested in virtual nodes (hack/vm/test.sh)
 #   hack/vm.sh ci                                    the part of it that has room in CI
 #
 # OPTION: --release bookworm (Linux 6.1) | trixie (Linux 6.12, the default); --node DIR, a node that is up already or
@@ -23,6 +23,7 @@
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 verb=${1:-}; [ $# = 0 ] || shift
+case $verb in test | ci) exec "$ROOT/hack/vm/test.sh" "$verb" "$@" ;; esac # its options are its own
 release=trixie node= up=() rest=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -89,6 +90,5 @@ up) [ -n "$node" ] || die "up needs --node DIR"; need_root; tools; boot ;;
 exec) "$VM/vm" exec -dir "$node" "${rest[@]}" "$@" ;;
 put | get) "$VM/vm" "$verb" -dir "$node" "${rest[@]}" "$@" ;;
 down) "$VM/vm" down -dir "$node" ;;
-test | ci) exec "$ROOT/hack/vm/test.sh" "$verb" "${rest[@]}" "$@" ;;
 *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;;
 esac

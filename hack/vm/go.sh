@@ -2,8 +2,15 @@
 # In a virtual node this is "go": tests that build the programs they run are given those that came along.
 #
 #   go build [FLAG]... -o OUT PACKAGE...
+#   go list -m -f {{.Dir}} MODULE
 set -eu
 out='' packages=
+if [ "${1:-}" = list ]; then
+	for module; do :; done
+	[ -d "/payload/built/modules/$module" ] || { echo "go: $module did not come along" >&2; exit 2; }
+	echo "/payload/built/modules/$module"
+	exit
+fi
 [ "${1:-}" = build ] || { echo "go: only build, from what is in /payload/built" >&2; exit 2; }
 shift
 while [ $# -gt 0 ]; do

@@ -30,9 +30,17 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vm:", err)
-		os.Exit(max(code, 125))
+		code = failed(err)
 	}
 	os.Exit(code)
+}
+
+// failed is the exit code for an error, which no command of a node's should have: 125, and 3 of up where KVM is to blame.
+func failed(err error) int {
+	if errors.Is(err, machine.ErrKVM) {
+		return 3
+	}
+	return 125
 }
 
 type list []string
@@ -82,9 +90,6 @@ func up(ctx context.Context, f *flag.FlagSet, args []string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
 	m, err := machine.Start(ctx, o)
-	if errors.Is(err, machine.ErrKVM) {
-		return 3, err
-	}
 	if err != nil {
 		return 1, err
 	}

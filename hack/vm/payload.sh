@@ -6,6 +6,7 @@
 #   built/    programs that tests build, for "go"
 #   src/      this tree as git sees it: tests read their testdata and the scripts are called there
 #   cache/    what the scripts call .cache: the CNI project's plugins, test images
+#   commit    what git calls the tree
 #
 # It is an uncompressed erofs image, which costs a second to make and nothing to read. Only the last one is kept.
 set -euo pipefail
@@ -33,6 +34,7 @@ cp -a "$CACHE/cni" "$CACHE/images" "$tree/cache/"
 ln -s /payload/cache "$tree/src/.cache"
 ln -s /payload/bin "$tree/src/bin"
 ln -s /payload/bin "$tree/cache/bin"
+git -C "$ROOT" describe --always --dirty >"$tree/commit" 2>/dev/null || echo unknown >"$tree/commit"
 name=$(cd "$tree" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
 out=$VM/payload-$name.erofs
 if [ ! -e "$out" ]; then

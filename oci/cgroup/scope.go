@@ -81,7 +81,8 @@ func unitName(s string) bool {
 // startScope has systemd make the group. A scope needs a process to begin
 // with, and the container's own is to be born in it: a placeholder stands in
 // until Settle. A name that is taken belongs to this very group (then there is
-// nothing to do) or to a failed unit that nobody collected.
+// nothing to do), to a failed unit that nobody collected, or, which is an error,
+// to a unit in another slice.
 func startScope(g *Group, cgroupsPath string, r *Resources) error {
 	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
 	defer cancel()
@@ -111,7 +112,7 @@ func startScope(g *Group, cgroupsPath string, r *Resources) error {
 		return nil
 	}
 	hold.end()
-	if errors.Is(err, fs.ErrExist) {
+	if errors.Is(err, fs.ErrExist) && alive(g) {
 		return nil
 	}
 	return err
@@ -141,7 +142,8 @@ func stopScope(g *Group, ctx context.Context) error {
 }
 
 // tellSystemd repeats limits as unit properties. Whenever it is told anything of a unit, and when it is reloaded, systemd writes
-// all the files it has properties for, those that nobody set back to their defaults.
+// all the files it has properties for, those that nobody set back to their defaults, and before it answers. What it has no
+// property for, or rounds as it does a quota, gets back what it held.
 func tellSystemd(g *Group, r *Resources) error {
 	if g.unit == "" {
 		return nil
@@ -162,7 +164,7 @@ func tellSystemd(g *Group, r *Resources) error {
 	}
 	defer conn.Close()
 	defer still(ctx, g)()
-	together := g.read("memory", oomGroup)
+	held := systemdFiles(g)
 	if len(props) > 0 {
 		if err := conn.SetProperties(ctx, g.unit, props); err != nil {
 			return err
@@ -174,10 +176,7 @@ func tellSystemd(g *Group, r *Resources) error {
 			return err
 		}
 	}
-	if d := g.dir("memory"); d != nil && together != g.read("memory", oomGroup) {
-		return writeFile(d.path+"/"+oomGroup, together) // has no property but that of the start, since 253
-	}
-	return nil
+	return hold(g, held)
 }
 
 // unitProperties are the properties that any systemd has, for a group.

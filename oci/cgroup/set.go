@@ -128,3 +128,34 @@ func restore(g *Group, undo []write) error {
 	}
 	return errors.Join(errs...)
 }
+
+// systemdFiles reads the files of cgroup2 that systemd writes, in an order in which they can be written. (v1: none that it is
+// not told of.)
+func systemdFiles(g *Group) []write {
+	var held []write
+	idle := g.read("cpu", "cpu.idle") == "1"
+	for _, f := range [...]string{"cpu.idle", "cpu.weight", "cpu.max", "cpuset.cpus", "cpuset.mems", "memory.min", "memory.low", "memory.high",
+		"memory.max", "memory.swap.max", "memory.zswap.max", "memory.zswap.writeback", oomGroup, "pids.max"} {
+		controller, _, _ := strings.Cut(f, ".")
+		if v2, ok := g.has(controller); !ok || !v2 || f == "cpu.weight" && idle { // an idle group takes no weight
+			continue
+		}
+		if text := g.read(controller, f); text != "" {
+			held = append(held, write{controller: controller, file: f, value: text})
+		}
+	}
+	return held
+}
+
+// hold writes what a file does not hold any more.
+func hold(g *Group, held []write) error {
+	for _, w := range held {
+		if g.read(w.controller, w.file) == w.value {
+			continue
+		}
+		if err := writeFile(g.dir(w.controller).path+"/"+w.file, w.value); err != nil {
+			return fmt.Errorf("after systemd: %w", err)
+		}
+	}
+	return nil
+}

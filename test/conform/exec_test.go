@@ -42,7 +42,7 @@ func TestExecPlace(t *testing.T) {
 	if !strings.Contains(strings.Join(s.Env, " "), "A=1") {
 		t.Errorf("environment %v", s.Env)
 	}
-	if !strings.Contains(s.Cgroup, cgroups+"/"+b.id) {
+	if !strings.Contains(s.Cgroup, groupPath(b.id)) {
 		t.Errorf("cgroup %s", s.Cgroup)
 	}
 	equal(t, "no_new_privs", s.Status["NoNewPrivs"], "1")

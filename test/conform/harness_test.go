@@ -20,11 +20,14 @@ import (
 	"github.com/berth-runtime/berth/test/jail"
 )
 
-// bin holds the probe, cgroups names where the tests' containers live, runtime is the one under test.
+// bin holds the probe, cgroups names where the tests' containers live, oci is the runtime under test, and systemd says that it
+// has systemd make the cgroups (DRIVER=systemd). That needs the host's process ids, which the jail does not have: a machine
+// that is thrown away afterwards does without one (hack/vm).
 var (
 	bin     string
 	cgroups string
 	oci     string
+	systemd = os.Getenv("DRIVER") == "systemd"
 )
 
 // patience is for what happens in the background on a machine with much else to do.
@@ -47,9 +50,15 @@ func TestMain(m *testing.M) {
 		bin = dir
 		// Cgroups are the machine's, and process ids those of a namespace: the directory's name is one of a kind.
 		cgroups = "/berth-conform-" + filepath.Base(dir)
+		if systemd { // a slice's name has a dash for each level
+			cgroups = "/" + strings.ReplaceAll(cgroups[1:], "-", "") + ".slice"
+		}
 		// Containers are orphans when create has returned; their status shall come here.
 		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 		code := m.Run()
+		if systemd {
+			exec.Command("systemctl", "stop", cgroups[1:]).Run()
+		}
 		bundle.RemoveGroups(cgroups)
 		return code
 	}())
@@ -93,8 +102,24 @@ func makeBox(t *testing.T, args ...string) *box {
 	bundle.Make(t, b.bundle, bin+"/probe")
 	b.file("inside", "")
 	b.spec = base(append([]string{"/probe"}, args...))
-	b.spec.Linux.CgroupsPath = cgroups + "/" + b.id
+	b.spec.Linux.CgroupsPath = groupName(b.id)
 	return b
+}
+
+// groupName is a cgroupsPath as the runtime under test takes it.
+func groupName(id string) string {
+	if systemd {
+		return cgroups[1:] + ":box:" + id
+	}
+	return cgroups + "/" + id
+}
+
+// groupPath is where the cgroup with that name is, below the root of each hierarchy.
+func groupPath(id string) string {
+	if systemd {
+		return cgroups + "/box-" + id + ".scope"
+	}
+	return cgroups + "/" + id
 }
 
 // file writes into the container's root file system.
@@ -120,7 +145,12 @@ func bind(dest, source string, o ...string) specs.Mount {
 // clean removes the container and fails the test when something of it is left.
 func (b *box) clean() {
 	b.oci("delete", "--force", b.id)
-	if left := bundle.Left(b.root, cgroups+"/"+b.id); len(left) > 0 {
+	left := bundle.Left(b.root, groupPath(b.id))
+	// systemd forgets a unit, and its cgroup, some time after the last process has gone.
+	for end := time.Now().Add(patience); systemd && len(left) > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		left = bundle.Left(b.root, groupPath(b.id))
+	}
+	if len(left) > 0 {
 		b.Errorf("left: %v", left)
 	}
 }
@@ -141,7 +171,11 @@ func (b *box) oci(args ...string) result { b.Helper(); return b.with(&exec.Cmd{}
 // with runs the runtime with what cmd says of directory, descriptors and input.
 func (b *box) with(cmd *exec.Cmd, args ...string) result {
 	b.Helper()
-	cmd.Path, cmd.Args = oci, append([]string{oci, "--root", b.root}, args...)
+	global := []string{oci, "--root", b.root}
+	if systemd {
+		global = append(global, "--systemd-cgroup")
+	}
+	cmd.Path, cmd.Args = oci, append(global, args...)
 	r := bundle.Run(b.T, cmd, 2*patience)
 	return result{r.Code, r.Out, r.Err}
 }

@@ -356,6 +356,6 @@ func TestSpec(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.spec.Process.Args, b.spec.Process.Terminal = []string{"/probe", "exit", "3"}, false
-	b.spec.Linux.CgroupsPath = cgroups + "/" + b.id
+	b.spec.Linux.CgroupsPath = groupName(b.id)
 	equal(t, "exit code", b.run(), 3)
 }

@@ -17,7 +17,7 @@ func TestBehaviourTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packages := map[string]string{"core": "../e2e/core", "contract": "../e2e/contract", "stream": "../e2e/stream", "handlers": "../e2e/handlers", "fault": "../fault"}
+	packages := map[string]string{"core": "../e2e/core", "contract": "../e2e/contract", "stream": "../e2e/stream", "handlers": "../e2e/handlers", "fault": "../fault", "netplugin": "../../netplugin"}
 	tests := testsOf(t, packages)
 	named := regexp.MustCompile("`([a-z]+)\\.(Test\\w+)`")
 	for _, m := range named.FindAllStringSubmatch(string(text), -1) {

@@ -53,7 +53,6 @@ After=sysinit.target dbus.socket
 ExecStart=/run/vm/agent
 Delegate=yes
 KillMode=process
-OOMScoreAdjust=-1000
 LimitNOFILE=1048576
 LimitMEMLOCK=infinity
 TasksMax=infinity

@@ -92,7 +92,7 @@ func (x *execution) dropPidFile() {
 
 // Signals that ask for an end are passed on to a process that is waited for; cmd/berth-oci has the same. Their set, with SIGCHLD.
 const (
-	passed  = 1<<(1-1) | 1<<(2-1) | 1<<(3-1) | 1<<(10-1) | 1<<(12-1) | 1<<(15-1) | 1<<(28-1) // HUP INT QUIT USR1 USR2 TERM WINCH
+	passed  = 1<<0 | 1<<1 | 1<<2 | 1<<9 | 1<<11 | 1<<14 | 1<<27 // HUP INT QUIT USR1 USR2 TERM WINCH: bit n is signal n+1
 	sigchld = 17
 	blocked = passed | 1<<(sigchld-1)
 )

@@ -169,24 +169,6 @@ func TestHome(t *testing.T) {
 	}
 }
 
-// What the daemon writes is taken, unless it has labels: of an exec's document it is the container's own.
-func TestDaemonsDocuments(t *testing.T) {
-	files, _ := filepath.Glob("../../../sandbox/compile/testdata/*.json")
-	if len(files) < 5 {
-		t.Fatalf("no specifications of the daemon: %v", files)
-	}
-	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		labels := strings.Contains(string(text), `"apparmorProfile"`) || strings.Contains(string(text), `"selinuxLabel"`)
-		if _, ok := quick.Describe(string(text), true); ok == labels {
-			t.Errorf("%s: %v", name, ok)
-		}
-	}
-}
-
 // FuzzHome: the image's file is read as strings.Split and strconv read it.
 func FuzzHome(f *testing.F) {
 	f.Add("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n", uint32(1000))
@@ -208,4 +190,22 @@ func FuzzHome(f *testing.F) {
 			t.Errorf("%q, %d: %q %v, want %q %v", text, uid, got, ok, want, fine)
 		}
 	})
+}
+
+// What the daemon writes is taken, unless it has labels: of an exec's document it is the container's own.
+func TestDaemonsDocuments(t *testing.T) {
+	files, _ := filepath.Glob("../../../sandbox/compile/testdata/*.json")
+	if len(files) < 5 {
+		t.Fatalf("no specifications of the daemon: %v", files)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		labels := strings.Contains(string(text), `"apparmorProfile"`) || strings.Contains(string(text), `"selinuxLabel"`)
+		if _, ok := quick.Describe(string(text), true); ok == labels {
+			t.Errorf("%s: %v", name, ok)
+		}
+	}
 }

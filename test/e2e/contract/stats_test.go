@@ -18,7 +18,8 @@ import (
 // busy is a container that uses something of everything.
 func busy(t *testing.T, n *harness.Node, p *harness.Pod) string {
 	cfg := harness.Command("busy", "(sleep 1000 &); x=$(head -c 8000000 /dev/zero | tr '\\0' x); head -c 3000000 /dev/zero >/written; while :; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.05; done")
-	cfg.Linux.Resources = &rt.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 256 << 20}
+	cfg.Linux.Resources = &rt.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 256 << 20,
+		HugepageLimits: []*rt.HugepageLimit{{PageSize: "2MB"}}}
 	id := p.Start(cfg)
 	harness.Eventually(t, harness.Patience, "it is busy", func() bool {
 		s, err := n.Runtime.ContainerStats(t.Context(), id)
@@ -94,6 +95,43 @@ func TestPodStats(t *testing.T) {
 	}
 	if list, err := n.Runtime.ListPodSandboxStats(t.Context(), &rt.PodSandboxStatsFilter{Id: p.ID}); err != nil || len(list) != 0 {
 		t.Errorf("a stopped pod is listed: %v, %v", list, err)
+	}
+}
+
+// Swap that a container is allowed is used, bounded and told, of it and of its pod.
+func TestSwap(t *testing.T) {
+	n := harness.Get(t)
+	if b, err := os.ReadFile("/proc/swaps"); err != nil || strings.Count(string(b), "\n") < 2 || !cgroupV2() {
+		t.Skip("needs a host with cgroup v2 and swap")
+	}
+	p := n.Run(t, harness.PodConfig("swap", n.Dir))
+	cfg := harness.Command("c", "x=$(head -c 40000000 /dev/zero | tr '\\0' x); echo up; sleep 1000")
+	cfg.Linux.Resources = &rt.LinuxContainerResources{MemoryLimitInBytes: 24 << 20, MemorySwapLimitInBytes: 120 << 20}
+	id := p.Start(cfg)
+	limits(t, pidOf(t, n, id), map[string]string{"memory memory.max": fmt.Sprint(24 << 20), "memory memory.swap.max": fmt.Sprint(96 << 20)})
+	harness.Eventually(t, harness.Patience, "swap is used", func() bool {
+		c, err := n.Runtime.ContainerStats(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := c.Swap.SwapUsageBytes.GetValue()
+		if used > 0 && c.Swap.SwapAvailableBytes.GetValue()+used != 96<<20 {
+			t.Fatalf("swap %v of 96 MiB", c.Swap)
+		}
+		s, err := n.Runtime.PodSandboxStats(t.Context(), p.ID)
+		return err == nil && used > 8<<20 && s.Linux.GetContainers()[0].Swap.SwapUsageBytes.GetValue() > 8<<20
+	})
+	if s := n.Status(t, id); s.State != rt.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("%v", s)
+	}
+	none := harness.Command("none", "x=$(head -c 40000000 /dev/zero | tr '\\0' x); echo up; sleep 1000")
+	none.Linux.Resources = &rt.LinuxContainerResources{MemoryLimitInBytes: 24 << 20}
+	killed := p.Start(none)
+	harness.Eventually(t, harness.Patience, "who may not swap is killed", func() bool {
+		return n.Status(t, killed).State == rt.ContainerState_CONTAINER_EXITED
+	})
+	if s := n.Status(t, killed); s.Reason != "OOMKilled" {
+		t.Errorf("%v", s)
 	}
 }
 
@@ -218,6 +256,9 @@ func TestMetrics(t *testing.T) {
 	if pod["memory_usage_bytes"] < ctr["memory_rss"] {
 		t.Errorf("the pod uses %d, its container %d", pod["memory_usage_bytes"], ctr["memory_rss"])
 	}
+	if cgroupV2() {
+		familiesV2(t, cgroupOf(t, pidOf(t, n, id), ""), func() map[string]uint64 { read(); return ctr })
+	}
 	stream, err := n.Raw.StreamPodSandboxMetrics(t.Context(), &rt.StreamPodSandboxMetricsRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -239,6 +280,66 @@ func values(t *testing.T, keys map[string][]string, list []*rt.Metric) map[strin
 		out[strings.Join(append([]string{strings.TrimPrefix(m.Name, "container_")}, m.LabelValues[5:]...), " ")] = m.Value.Value
 	}
 	return out
+}
+
+// familiesV2 compares each family that is read from cgroup v2 with its file: counters lie between two looks at it, of what goes
+// up and down a look may come between.
+func familiesV2(t *testing.T, dir string, read func() map[string]uint64) {
+	t.Helper()
+	file := func(name, key string) uint64 {
+		text, err := os.ReadFile(dir + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for l := range strings.Lines(string(text)) {
+			f := strings.Fields(l)
+			var n uint64
+			if key == "" || f[0] == key {
+				fmt.Sscan(f[len(f)-1], &n)
+				return n
+			}
+		}
+		t.Fatalf("no %s in %s", key, name)
+		return 0
+	}
+	const second, micro = 1e6, 1
+	for family, at := range map[string]struct {
+		file, key string
+		unit      uint64
+	}{
+		"cpu_user_seconds_total": {"cpu.stat", "user_usec", second}, "cpu_system_seconds_total": {"cpu.stat", "system_usec", second},
+		"cpu_usage_seconds_total total": {"cpu.stat", "usage_usec", second}, "cpu_cfs_periods_total": {"cpu.stat", "nr_periods", micro},
+		"cpu_cfs_throttled_periods_total": {"cpu.stat", "nr_throttled", micro}, "cpu_cfs_throttled_seconds_total": {"cpu.stat", "throttled_usec", second},
+		"memory_max_usage_bytes?": {"memory.peak", "", 1}, "memory_failcnt": {"memory.events", "max", 1}, "oom_events_total": {"memory.events", "oom_kill", 1},
+		"memory_failures_total pgfault hierarchy": {"memory.stat", "pgfault", 1}, "memory_failures_total pgmajfault hierarchy": {"memory.stat", "pgmajfault", 1},
+	} {
+		family, optional := strings.CutSuffix(family, "?") // of Linux 5.19
+		if _, err := os.Stat(dir + "/" + at.file); err != nil && optional {
+			continue
+		}
+		before := file(at.file, at.key) / at.unit
+		got, ok := read()[family]
+		if after := file(at.file, at.key) / at.unit; !ok || got < before || got > after {
+			t.Errorf("%s is %d, %v; %s of %s is %d to %d", family, got, ok, at.key, at.file, before, after)
+		}
+	}
+	for family, at := range map[string][2]string{"memory_cache": {"memory.stat", "file"}, "memory_rss": {"memory.stat", "anon"},
+		"memory_kernel_usage": {"memory.stat", "kernel"}, "memory_mapped_file": {"memory.stat", "file_mapped"}, "memory_usage_bytes": {"memory.current", ""},
+		"memory_total_active_file_bytes": {"memory.stat", "active_file"}, "memory_total_inactive_file_bytes": {"memory.stat", "inactive_file"},
+		"memory_swap": {"memory.swap.current", ""}, "threads": {"pids.current", ""}, "threads_max": {"pids.max", ""}, "hugetlb_usage_bytes 2MB": {"hugetlb.2MB.current", ""}} {
+		harness.Eventually(t, harness.Patience, family+" is what its file says", func() bool {
+			want := file(at[0], at[1])
+			got, ok := read()[family]
+			return ok && got+1<<20 > want && got < want+1<<20
+		})
+	}
+	for _, kind := range []string{"cpu", "memory", "io"} {
+		for _, name := range []string{"stalled", "waiting"} {
+			if _, ok := read()["pressure_"+kind+"_"+name+"_seconds_total"]; !ok {
+				t.Errorf("no family of %s pressure, %s", kind, name)
+			}
+		}
+	}
 }
 
 // A snapshot of metrics costs what its reads of the kernel's counters cost (docs/testing.md has the CPU time), so these are counted:

@@ -36,8 +36,16 @@ import (
 	"github.com/berth-runtime/berth/test/e2e/leak"
 )
 
-// Patience is how long tests wait for what has to come: far more than a busy machine needs.
-const Patience = time.Minute
+// Patience is how long tests wait for what has to come: far more than a busy machine needs. A machine that is emulated on a busy
+// one needs more still (BERTH_PATIENCE=5m).
+var Patience = patience()
+
+func patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("BERTH_PATIENCE")); err == nil {
+		return d
+	}
+	return time.Minute
+}
 
 // Node is the daemon under test and what speaks to it.
 type Node struct {
@@ -267,7 +275,7 @@ func (n *Node) Launch() error {
 	defer log.Close()
 	args := []string{"serve", "--config", filepath.Join(n.Dir, "config.toml"), "--root", n.Root, "--state", n.State, "--listen", n.Endpoint,
 		"--cni-conf-dir", n.CNI(), "--cni-bin-dir", strings.Join([]string{n.Plugins(), filepath.Join(n.Cache(), "cni"), filepath.Join(n.top, "bin")}, ":"),
-		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI(), "--cgroup-driver", driver()}
+		"--registry-config", filepath.Join(n.Dir, "certs.d"), "--cdi-spec-dirs", n.CDI(), "--cgroup-driver", Driver()}
 	n.daemon = exec.Command(filepath.Join(n.top, "bin/berth"), append(args, n.extra...)...)
 	if n.path != "" {
 		n.daemon.Env = append(os.Environ(), "PATH="+n.path)
@@ -311,10 +319,10 @@ func (n *Node) connect() error {
 	}); err != nil {
 		return err
 	}
-	if n.Runtime, err = remote.NewRemoteRuntimeServiceBuilder().WithEndpoint(n.Endpoint).WithConnectionTimeout(time.Minute).Build(ctx); err != nil {
+	if n.Runtime, err = remote.NewRemoteRuntimeServiceBuilder().WithEndpoint(n.Endpoint).WithConnectionTimeout(Patience).Build(ctx); err != nil {
 		return err
 	}
-	n.Images, err = remote.NewRemoteImageServiceBuilder().WithEndpoint(n.Endpoint).WithConnectionTimeout(time.Minute).Build(ctx)
+	n.Images, err = remote.NewRemoteImageServiceBuilder().WithEndpoint(n.Endpoint).WithConnectionTimeout(Patience).Build(ctx)
 	return err
 }
 
@@ -332,7 +340,7 @@ func (n *Node) disconnect() {
 // Warm runs one pod with a host port, so that what is made once per node (the bridge, tables and chains) is there before
 // anything is compared.
 func (n *Node) Warm() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	cfg := PodConfig("warm", n.Dir)
 	cfg.PortMappings = []*rt.PortMapping{{ContainerPort: 80, HostPort: 28079}}

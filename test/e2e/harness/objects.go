@@ -44,16 +44,16 @@ func PodConfig(name, dir string) *rt.PodSandboxConfig {
 
 // cgroupParent is what kubelet would have made; the harness removes it at the end.
 func cgroupParent(dir string) string {
-	if driver() == "systemd" {
+	if Driver() == "systemd" {
 		// A dash in a slice's name would be a step down (systemd.slice(5)).
 		return "/" + strings.ReplaceAll(filepath.Base(dir), "-", "_") + ".slice"
 	}
 	return "/" + filepath.Base(dir)
 }
 
-// driver is who makes cgroups. Not systemd unless asked for: a daemon in a PID namespace of its own has nothing to say
+// Driver is who makes cgroups. Not systemd unless asked for: a daemon in a PID namespace of its own has nothing to say
 // to a systemd outside of it. With BERTH_IN_TESTNS set as well the tests stay in the machine's namespaces.
-func driver() string { return cmp.Or(os.Getenv("BERTH_E2E_CGROUP_DRIVER"), "cgroupfs") }
+func Driver() string { return cmp.Or(os.Getenv("BERTH_E2E_CGROUP_DRIVER"), "cgroupfs") }
 
 // Command is a container of busybox that runs a shell script.
 func Command(name, script string) *rt.ContainerConfig {
@@ -99,7 +99,7 @@ func (n *Node) RunOn(t *testing.T, cfg *rt.PodSandboxConfig, handler string) *Po
 
 // down must work whatever the test did, also after it removed the pod itself.
 func (p *Pod) down() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	if err := p.node.Runtime.StopPodSandbox(ctx, p.ID); err != nil && !strings.Contains(err.Error(), "NotFound") {
 		p.t.Errorf("StopPodSandbox: %v", err)

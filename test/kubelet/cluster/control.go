@@ -58,7 +58,7 @@ func (c *Cluster) controlPlane() error {
 		return err
 	}
 	c.Client = client
-	if err := Poll(context.Background(), time.Minute, func(ctx context.Context) error {
+	if err := Poll(context.Background(), 3*time.Minute, func(ctx context.Context) error {
 		return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	}); err != nil {
 		return err

@@ -117,7 +117,7 @@ func (c *Cluster) Reconfigure(change *strings.Replacer) (func() error, error) {
 
 // Ready waits until the scheduler may use the node, and the default service account is there.
 func (c *Cluster) Ready() error {
-	return Poll(context.Background(), 2*time.Minute, func(ctx context.Context) error {
+	return Poll(context.Background(), 3*time.Minute, func(ctx context.Context) error {
 		n, err := c.Client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
 		if err != nil {
 			return err
