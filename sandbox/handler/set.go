@@ -37,6 +37,7 @@ func (h *Set) Discover(ctx context.Context, list []oci.Handler, log *slog.Logger
 	var all sync.WaitGroup
 	for i := range list {
 		if list[i].Native {
+			list[i].Program.Open() // now: what a daemon holds does not depend on what it has done
 			continue
 		}
 		all.Add(1)

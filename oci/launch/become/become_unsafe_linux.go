@@ -36,6 +36,15 @@ func isNull(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }
 
+// CSignals gives the two signals of C libraries, 32 and 33, their default action. The Go runtime leaves them as it finds them, and
+// whoever was started by glibc's posix_spawn(3) finds the first ignored.
+func CSignals() {
+	for signal := uintptr(32); signal <= 33; signal++ {
+		var action [4]uint64 // struct sigaction of the kernel
+		call(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&action)), 0, 8)
+	}
+}
+
 // OwnNull replaces a standard stream that is the host's null device by the container's: a descriptor into the host's /dev is
 // a way out of the container, and one that a checkpoint could not write down. Without such a device it stays.
 func OwnNull() {

@@ -20,6 +20,7 @@ import (
 func (b *box) finish() error {
 	p := &b.prog.Process
 	unix.Umask(int(p.Umask))
+	become.CSignals()
 	become.OwnNull()
 	become.OwnStreams(p.UID, b.tty)
 	steps := [...]struct {
