@@ -52,12 +52,12 @@ func (r *result) exitCode() string {
 
 // want says which streams a client opens, and what it sends.
 type want struct {
-	stdin          io.Reader // nil: no stdin stream
-	stderr, tty    bool
-	sizes          []string
-	keepStdinOpen  bool
-	closeAfterConn bool // hang up as soon as connected
-	cut            bool // the server may end the session
+	stdin         io.Reader // nil: no stdin stream
+	stderr, tty   bool
+	sizes         []string
+	keepStdinOpen bool
+	hangUp        func() // hang up when connected and this has returned
+	cut           bool   // the server may end the session
 }
 
 // dialSPDY upgrades to SPDY with the given sub-protocol.
@@ -107,7 +107,8 @@ func overSPDY(t *testing.T, url string, w want) *result {
 	if w.tty {
 		resize = open("resize")
 	}
-	if w.closeAfterConn {
+	if w.hangUp != nil {
+		w.hangUp()
 		return r
 	}
 	var wg sync.WaitGroup
@@ -148,7 +149,8 @@ func overWS(t *testing.T, url string, w want, protocols ...string) *result {
 	ws := dialWS(t, url, protocols...)
 	defer ws.Close()
 	r := new(result)
-	if w.closeAfterConn {
+	if w.hangUp != nil {
+		w.hangUp()
 		return r
 	}
 	var wg sync.WaitGroup

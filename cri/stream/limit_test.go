@@ -110,6 +110,7 @@ func TestSessionCapGivesBack(t *testing.T) {
 	s, f := start(t, stream.Options{MaxSessions: 1})
 	early := url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"exit", "0"}, Stdout: true})
 	ws := dialWS(t, url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"hang"}, Stdout: true}), "v5.channel.k8s.io")
+	f.hangs(t)
 	get := func() int {
 		resp, err := http.Get(early)
 		if err != nil {

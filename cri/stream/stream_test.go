@@ -27,7 +27,18 @@ import (
 
 // fake runs commands in the test: the word says what it does.
 type fake struct {
-	ended chan string // what a session that waited for its end saw
+	begun chan struct{} // a session waits for its end
+	ended chan string   // what it saw
+}
+
+// hangs waits until a session waits for its end. A client that hangs up before may have had nothing begun at all.
+func (f fake) hangs(t *testing.T) {
+	t.Helper()
+	select {
+	case <-f.begun:
+	case <-time.After(time.Minute):
+		t.Error("exec does not begin")
+	}
 }
 
 func (f fake) Exec(ctx context.Context, id string, req sandbox.ExecRequest) (int, error) {
@@ -53,6 +64,7 @@ func (f fake) Exec(ctx context.Context, id string, req sandbox.ExecRequest) (int
 		}
 		return 1, nil
 	case "hang":
+		f.begun <- struct{}{}
 		<-ctx.Done() // stdin is never read
 		f.ended <- "hang"
 		return 0, ctx.Err()
@@ -91,7 +103,7 @@ func start(t *testing.T, options ...stream.Options) (*stream.Server, fake) {
 		opt = options[0]
 	}
 	before := runtime.NumGoroutine()
-	f := fake{ended: make(chan string, 100)}
+	f := fake{begun: make(chan struct{}, 100), ended: make(chan string, 100)}
 	s, err := stream.Listen(opt, f)
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +225,7 @@ func TestGone(t *testing.T) {
 	s, f := start(t)
 	for name, run := range protocols() {
 		for _, stdin := range []io.Reader{nil, strings.NewReader("")} {
-			run(t, url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"hang"}, Stdin: stdin != nil, Stdout: true}), want{closeAfterConn: true, stdin: stdin})
+			run(t, url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"hang"}, Stdin: stdin != nil, Stdout: true}), want{hangUp: func() { f.hangs(t) }, stdin: stdin})
 			select {
 			case <-f.ended:
 			case <-time.After(time.Minute):
@@ -250,6 +262,7 @@ func TestClose(t *testing.T) {
 	u := url(t, s, &rt.ExecRequest{ContainerId: "c", Cmd: []string{"hang"}, Stdout: true})
 	ws := dialWS(t, u, "v5.channel.k8s.io")
 	defer ws.Close()
+	f.hangs(t)
 	if err := s.Close(context.Background()); err != nil {
 		t.Error(err)
 	}

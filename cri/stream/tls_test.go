@@ -99,6 +99,7 @@ func TestTLS(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			f.hangs(t)
 			ws.Close()
 			select {
 			case <-f.ended:
