@@ -64,7 +64,7 @@ cat > $log/$n.stdin.tmp; echo "%s $CNI_COMMAND $CNI_CONTAINERID netns=$CNI_NETNS
 mv $log/$n.stdin.tmp $log/$n.%s.$CNI_COMMAND
 %s
 `, r.log, name, name, body)
-	if err := os.WriteFile(filepath.Join(r.bin, name), []byte(script), 0o755); err != nil {
+	if err := executable(filepath.Join(r.bin, name), script); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ func TestArgv(t *testing.T) {
 func program(t *testing.T, body string) oci.Handler {
 	t.Helper()
 	name := t.TempDir() + "/runtime"
-	if err := os.WriteFile(name, []byte("#!/bin/sh\n"+body), 0o755); err != nil {
+	if err := executable(name, "#!/bin/sh\n"+body); err != nil {
 		t.Fatal(err)
 	}
 	return oci.Handler{Name: "fake", Path: name}
@@ -205,4 +206,12 @@ func TestSaid(t *testing.T) {
 			t.Errorf("%q: %q, want %q", line, got, want)
 		}
 	}
+}
+
+// executable writes a program. No fork may come in between: the child would have the file open for writing until its exec, and whoever
+// executes it meanwhile gets ETXTBSY (execve(2)).
+func executable(name, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(name, []byte(text), 0o755)
 }

@@ -20,7 +20,7 @@ func TestProgram(t *testing.T) {
 	}
 	name := filepath.Join(t.TempDir(), "program")
 	put := func(text string) {
-		if err := os.WriteFile(name+".new", []byte(text), 0o755); err != nil {
+		if err := executable(name+".new", text); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Rename(name+".new", name); err != nil {

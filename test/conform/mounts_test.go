@@ -33,7 +33,7 @@ func TestMountOptionEffects(t *testing.T) {
 	dir := b.bundle + "/source"
 	os.Mkdir(dir, 0o777)
 	text, _ := os.ReadFile(bin + "/probe")
-	if err := os.WriteFile(dir+"/probe", text, 0o755); err != nil {
+	if err := executable(dir+"/probe", string(text)); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {

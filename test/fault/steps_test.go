@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ func aside(n *node, path, content string) func() {
 	n.t.Helper()
 	n.must(os.Rename(path, path+".aside"))
 	if content != "" {
-		n.must(os.WriteFile(path, []byte(content), 0o755))
+		n.must(executable(path, content))
 	}
 	return func() {
 		os.Remove(path)
@@ -312,3 +313,11 @@ func TestStartFails(t *testing.T) {
 
 // late is an image that the test pulls when it is missed.
 func (l *place) late() string { return the.registry.ref("late-" + filepath.Base(l.dir)) }
+
+// executable writes a program. No fork may come in between: the child would have the file open for writing until its exec, and whoever
+// executes it meanwhile gets ETXTBSY (execve(2)).
+func executable(name, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(name, []byte(text), 0o755)
+}
