@@ -222,11 +222,3 @@ func snapshot(t testing.TB) string {
 	b.Write(out)
 	return b.String()
 }
-
-// executable writes a program. No fork may come in between: the child would have the file open for writing until its exec, and whoever
-// executes it meanwhile gets ETXTBSY (execve(2)).
-func executable(name, text string) error {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	return os.WriteFile(name, []byte(text), 0o755)
-}

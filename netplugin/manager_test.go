@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/berth-runtime/berth/netplugin"
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 const podID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -64,7 +65,7 @@ cat > $log/$n.stdin.tmp; echo "%s $CNI_COMMAND $CNI_CONTAINERID netns=$CNI_NETNS
 mv $log/$n.stdin.tmp $log/$n.%s.$CNI_COMMAND
 %s
 `, r.log, name, name, body)
-	if err := executable(filepath.Join(r.bin, name), script); err != nil {
+	if err := bundle.Executable(filepath.Join(r.bin, name), script); err != nil {
 		r.t.Fatal(err)
 	}
 }

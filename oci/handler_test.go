@@ -7,7 +7,6 @@ import (
 	"os"
 	"reflect"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/berth-runtime/berth/oci"
 	"github.com/berth-runtime/berth/oci/launch/state"
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 func TestArgv(t *testing.T) {
@@ -42,7 +42,7 @@ func TestArgv(t *testing.T) {
 func program(t *testing.T, body string) oci.Handler {
 	t.Helper()
 	name := t.TempDir() + "/runtime"
-	if err := executable(name, "#!/bin/sh\n"+body); err != nil {
+	if err := bundle.Executable(name, "#!/bin/sh\n"+body); err != nil {
 		t.Fatal(err)
 	}
 	return oci.Handler{Name: "fake", Path: name}
@@ -206,12 +206,4 @@ func TestSaid(t *testing.T) {
 			t.Errorf("%q: %q, want %q", line, got, want)
 		}
 	}
-}
-
-// executable writes a program. No fork may come in between: the child would have the file open for writing until its exec, and whoever
-// executes it meanwhile gets ETXTBSY (execve(2)).
-func executable(name, text string) error {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	return os.WriteFile(name, []byte(text), 0o755)
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/oci"
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // A program is opened once, anew when it is another file, and can't be written by way of what is opened.
@@ -20,7 +21,7 @@ func TestProgram(t *testing.T) {
 	}
 	name := filepath.Join(t.TempDir(), "program")
 	put := func(text string) {
-		if err := executable(name+".new", text); err != nil {
+		if err := bundle.Executable(name+".new", text); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Rename(name+".new", name); err != nil {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -60,4 +61,12 @@ func text(f *os.File) string {
 	b := make([]byte, st.Size())
 	n, _ := f.ReadAt(b, 0)
 	return string(b[:n])
+}
+
+// Executable writes a program. No fork may come in between: the child would have the file open for writing until its exec, and
+// whoever executes it meanwhile gets ETXTBSY (execve(2)).
+func Executable(name, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(name, []byte(text), 0o755)
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // config.md, "Linux mount options": what becomes of them, for a file system and for a bind.
@@ -33,7 +35,7 @@ func TestMountOptionEffects(t *testing.T) {
 	dir := b.bundle + "/source"
 	os.Mkdir(dir, 0o777)
 	text, _ := os.ReadFile(bin + "/probe")
-	if err := executable(dir+"/probe", string(text)); err != nil {
+	if err := bundle.Executable(dir+"/probe", string(text)); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -120,7 +119,7 @@ func TestNoNewPrivileges(t *testing.T) {
 			copied := b.bundle + "/rootfs/suid" // not a link: the mode is the file's
 			text, err := os.ReadFile(bin + "/probe")
 			if err == nil {
-				err = executable(copied, string(text))
+				err = bundle.Executable(copied, string(text))
 			}
 			if err == nil {
 				err = unix.Chmod(copied, 0o4755)
@@ -314,12 +313,4 @@ func TestTerminalErrors(t *testing.T) {
 		t.Error("a socket that is not there is taken")
 	}
 	equal(t, "status", b.status(), "")
-}
-
-// executable writes a program. No fork may come in between: the child would have the file open for writing until its exec, and whoever
-// executes it meanwhile gets ETXTBSY (execve(2)).
-func executable(name, text string) error {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	return os.WriteFile(name, []byte(text), 0o755)
 }

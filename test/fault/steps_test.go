@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/image"
+	"github.com/berth-runtime/berth/test/bundle"
 )
 
 // broken is a cause that makes one step fail, and how it is mended.
@@ -29,7 +29,7 @@ func aside(n *node, path, content string) func() {
 	n.t.Helper()
 	n.must(os.Rename(path, path+".aside"))
 	if content != "" {
-		n.must(executable(path, content))
+		n.must(bundle.Executable(path, content))
 	}
 	return func() {
 		os.Remove(path)
@@ -313,11 +313,3 @@ func TestStartFails(t *testing.T) {
 
 // late is an image that the test pulls when it is missed.
 func (l *place) late() string { return the.registry.ref("late-" + filepath.Base(l.dir)) }
-
-// executable writes a program. No fork may come in between: the child would have the file open for writing until its exec, and whoever
-// executes it meanwhile gets ETXTBSY (execve(2)).
-func executable(name, text string) error {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	return os.WriteFile(name, []byte(text), 0o755)
-}
